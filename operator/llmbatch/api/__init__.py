@@ -1,0 +1,1 @@
+"""The documents that cross a border: job, run spec, capacity, progress. Imports pydantic only."""

@@ -1,0 +1,42 @@
+"""What every llmbatch document shares: frozen, camelCase on the wire, unknown fields refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from pydantic.alias_generators import to_camel
+
+GROUP = "llmbatch.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+KIND = "LLMBatchJob"
+
+
+class Document(BaseModel):
+    """Base of every document that crosses a border between two parts of llmbatch."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        alias_generator=to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+        use_attribute_docstrings=True,
+    )
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the JSON-ready camelCase form, without the fields that were left unset or null."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def cel(rule: str, message: str, *, field_path: str | None = None) -> dict[str, Any]:
+    """Return one `x-kubernetes-validations` entry.
+
+    Rules that the API server checks and that pydantic cannot see (transitions) or checks too are kept beside
+    the model they belong to, in its `json_schema_extra`.
+    """
+    entry = {"rule": rule, "message": message}
+    if field_path is not None:
+        entry["fieldPath"] = field_path
+    return entry

@@ -1,0 +1,1 @@
+"""Every decision, as pure functions: no I/O, clock, randomness or platform."""

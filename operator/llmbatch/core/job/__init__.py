@@ -1,0 +1,1 @@
+"""What a job needs next, decided from one snapshot of it."""

@@ -1,0 +1,1 @@
+"""Which stage owns which GPU: allocation, drain timing and the reservation policy."""

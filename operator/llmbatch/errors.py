@@ -1,0 +1,85 @@
+"""Every error llmbatch raises on purpose. The class says what the caller does next.
+
+LLMBatchError
+|-- UserError            the user changes the job or its surroundings; a retry cannot succeed
+|   |-- SpecError            the job document is invalid: field, value, what is allowed
+|   |-- InputError           the input cannot be read as described
+|   |-- DuplicateIdError     two input rows carry the same id
+|   |-- OutputError          the output cannot be written
+|   |-- OutputConflictError  the output belongs to another job spec
+|   `-- CapacityError        a stage asks for resources that do not exist here
+|-- JobFailedError       the job ran and failed by its own policy; committed rows stay
+|   `-- ErrorRateError       more rows failed than failurePolicy.maxErrorRate allows
+|-- TransientError       retry with backoff: the same call can succeed later
+|   `-- StorageBusyError     the object store throttled or conflicted beyond the retries of one call
+`-- InternalError        a contract inside llmbatch broke; stop, keep what is committed, report it
+    |-- ShardSplitError      a block reached the commit without all rows of its shard
+    `-- RayInternalsError    Ray's private names are not what this version was tested with
+"""
+
+from __future__ import annotations
+
+
+class LLMBatchError(Exception):
+    """Base of every error llmbatch raises on purpose."""
+
+
+class UserError(LLMBatchError):
+    """The user changes something; retrying as it is cannot succeed."""
+
+    @classmethod
+    def of(cls, field: str, value: object, allowed: str) -> UserError:
+        """Build the message every bad input gets: the field, its value, and what is allowed."""
+        return cls(f"{field}: {value!r}: {allowed}")
+
+
+class SpecError(UserError):
+    """The job document is invalid. Fix the named field."""
+
+
+class InputError(UserError):
+    """The input cannot be read as the job describes it. Fix the input or the `input` section."""
+
+
+class DuplicateIdError(InputError):
+    """Two input rows carry the same id. Make ids unique; the message names both places."""
+
+
+class OutputError(UserError):
+    """The output cannot be written. Fix its permissions, space or address; nothing committed is lost."""
+
+
+class OutputConflictError(OutputError):
+    """The output belongs to another job spec. Choose another `output.uri` or restore that spec."""
+
+
+class CapacityError(UserError):
+    """A stage asks for resources that cannot exist here. Change the stage or the capacity."""
+
+
+class JobFailedError(LLMBatchError):
+    """The job ran and ended as failed by its own policy. What is committed stays."""
+
+
+class ErrorRateError(JobFailedError):
+    """More rows failed than `failurePolicy.maxErrorRate` allows. Read the error rows, then fix or allow."""
+
+
+class TransientError(LLMBatchError):
+    """Retry with backoff: the same call can succeed later."""
+
+
+class StorageBusyError(TransientError):
+    """The object store throttled or conflicted longer than one call retries."""
+
+
+class InternalError(LLMBatchError):
+    """A contract inside llmbatch broke. Stop and report it; committed rows are safe."""
+
+
+class ShardSplitError(InternalError):
+    """A block reached the commit without all rows of its shard. Lower `shardRows`; report it."""
+
+
+class RayInternalsError(InternalError):
+    """Ray's private names differ from the version tested. Run with `allocation.policy: stock`."""

@@ -1,0 +1,1 @@
+"""The data plane: reads shards, drives them through the stages and commits each exactly once."""
