@@ -46,7 +46,7 @@ class Storage(Document):
     allow_http: bool = False
     """Accept an endpoint without TLS: for a server on a private network."""
     secret_name: ShortText | None = None
-    """In a cluster: a Secret of the job's namespace whose keys become environment variables of the Ray pods."""
+    """In a cluster: a Secret of the job's namespace; its keys become environment variables of the pods."""
 
 
 class Input(Document):
@@ -55,9 +55,9 @@ class Input(Document):
     uri: Uri
     """A file or a glob: `file://`, `s3://`, `gs://`, `abfs://`, or a plain path. `**` crosses folders."""
     format: InputFormat
-    """openai (batch requests), jsonl, csv or parquet. `.gz` and `.zst` files are decompressed by their suffix."""
+    """openai (batch requests), jsonl, csv or parquet. `.gz` and `.zst` files are decompressed."""
     id_field: ShortText | None = None
-    """The field that holds the row's unique id. Left out, ids are `<file>:<row>`. openai always uses custom_id."""
+    """The field that holds the row's id. Left out, ids are `<file>:<row>`. openai uses custom_id."""
     on_invalid_row: Literal["record", "fail"] = "record"
     """A line that cannot be parsed becomes an output row with an error (record) or fails the job (fail)."""
     unique_ids: Literal["check", "trust"] = "check"
@@ -404,7 +404,8 @@ class LLMBatchJobSpec(Document):
                     "stage names must be unique",
                 ),
                 cel(
-                    "self.output.format != 'openai' || self.input.format == 'openai' || has(self.input.idField)",
+                    "self.output.format != 'openai' || self.input.format == 'openai' "
+                    "|| has(self.input.idField)",
                     "output format openai needs ids: input format openai or input.idField",
                 ),
             ]

@@ -1,0 +1,58 @@
+# Everything a fresh machine needs besides Python 3.11+, git, curl and make is installed below this folder.
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+UV := .tools/uv/bin/uv
+BIN := .venv/bin
+EXTRAS := --extra operator --extra runtime --extra simulate
+export UV_PROJECT_ENVIRONMENT := .venv
+export RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO := 0
+export RAY_USAGE_STATS_ENABLED := 0
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
+
+$(UV):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "llmbatch needs Python 3.11 or later: set PYTHON"; exit 2; }
+	$(PYTHON) -m venv .tools/uv
+	.tools/uv/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+.venv/.ready: $(UV) pyproject.toml uv.lock
+	$(UV) sync --quiet --frozen $(EXTRAS)
+	@touch $@
+
+.PHONY: quickstart
+quickstart: .venv/.ready ## Run the main job on real input: embedded Ray, no cluster, no GPU
+	$(BIN)/llmbatch run examples/quickstart.yaml --report out/quickstart-report.html
+
+.PHONY: test
+test: lint test-unit test-s3 test-ray ## Everything
+
+.PHONY: lint
+lint: .venv/.ready ## Format, style, types and import rules
+	$(BIN)/ruff format --check operator tests benchmarks
+	$(BIN)/ruff check operator tests benchmarks
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: test-unit
+test-unit: .venv/.ready ## Pure and in-process tests: no Ray, no network
+	$(BIN)/pytest -q -m "not s3 and not ray and not vllm and not cluster"
+
+.PHONY: test-s3
+test-s3: .venv/.ready ## Against an S3-compatible server on loopback
+	$(BIN)/pytest -q -m s3
+
+.PHONY: test-ray
+test-ray: .venv/.ready ## With a real embedded Ray
+	$(BIN)/pytest -q -m ray
+
+.PHONY: generate
+generate: .venv/.ready ## Rewrite the CRD from the models
+	$(BIN)/llmbatch crd > crds/llmbatch.dev_llmbatchjobs.yaml
+
+.PHONY: clean
+clean: ## Remove what the targets above installed and wrote
+	rm -rf .venv .venv-* .tools .cache out
