@@ -1,0 +1,1 @@
+"""Input readers: listing files, and reading a split as shards of rows."""
