@@ -105,12 +105,15 @@ def open_store(
 
     Raises:
         InputError, OutputError: by `name`, when the URI or its storage options are of no use.
+        FileNotFoundError: a local folder that is not there and is not to be made.
     """
     with reporting(name, uri):
         if not is_remote(uri):
             folder = local_path(uri)
             if create:
                 folder.mkdir(parents=True, exist_ok=True)
+            elif not folder.exists():
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
             return LocalStore(folder)
         return _open_remote(uri, storage, name, retry)
 
@@ -231,6 +234,7 @@ _ERRNO_ADVICE = {
     errno.EDQUOT: "raise the quota, or choose another place; what is committed stays",
     errno.EFBIG: "raise the file size limit (ulimit -f); what is committed stays",
     errno.ENOTDIR: "every part of the path above the last must be a folder",
+    errno.EEXIST: "the path must be a folder",
     errno.EROFS: "the file system must be mounted writable",
 }
 

@@ -1,0 +1,271 @@
+"""Part files: a shard's rows in the job's output format, written under an attempt name and committed.
+
+The same rows and spec give the same bytes: nothing in a part file depends on time, worker or attempt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from llmbatch.api.job import LLMBatchJobSpec, OutputFormat, Stage, TaskName
+from llmbatch.errors import InternalError, ShardSplitError, SpecError, StorageBusyError
+from llmbatch.runtime.idindex import encode_hashes
+from llmbatch.runtime.ledger import Commit, Ledger
+from llmbatch.runtime.rows import Row, StageOutput, dumps
+from llmbatch.runtime.shards import ShardKey
+
+EXTENSIONS: dict[OutputFormat, str] = {"parquet": "parquet", "jsonl": "jsonl", "openai": "jsonl"}
+VALUE_TYPES: dict[TaskName, pa.DataType] = {
+    "generate": pa.string(),
+    "embed": pa.list_(pa.float32()),
+    "classify": pa.list_(pa.float32()),
+    "score": pa.float64(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CommitResult:
+    """What came of a shard."""
+
+    record: Commit
+    """The commit that counts: this attempt's, or the one that was there before."""
+    won: bool
+    """Whether it is this attempt's."""
+
+
+def write_shard(
+    ledger: Ledger,
+    spec: LLMBatchJobSpec,
+    shard: ShardKey,
+    rows: Sequence[Row],
+    *,
+    worker: str = "",
+    seconds: float | None = None,
+    attempt: str | None = None,
+) -> CommitResult:
+    """Write all rows of one shard and commit it.
+
+    Args:
+        ledger: The job's ledger.
+        spec: The job's spec.
+        shard: Which shard.
+        rows: All its rows, in any order.
+        worker: Who asks, for people.
+        seconds: From the read of the shard until now, where known.
+        attempt: Unique id of this attempt; a random one when left out.
+
+    Raises:
+        ShardSplitError: `rows` is not the whole shard, once.
+        OutputError: the output cannot be written; the user must act.
+        StorageBusyError: it is unknown whether this attempt counts. Calling again is safe.
+    """
+    rows = whole_shard(shard, rows)
+    attempt = attempt or uuid.uuid4().hex
+    name = f"{shard}-{attempt}.{EXTENSIONS[spec.output.format]}"
+    data = encode(spec, ledger.spec_hash, rows)
+    data_key = ledger.data_prefix + name
+    _put_and_verify(ledger, data_key, data)
+    failed = [row for row in rows if row.error is not None]
+    errors_key = None
+    if failed and spec.output.format == "openai":
+        errors_key = ledger.errors_prefix + name
+        _put_and_verify(ledger, errors_key, encode(spec, ledger.spec_hash, failed))
+    record = Commit(
+        shard=str(shard),
+        attempt=attempt,
+        data=data_key,
+        errors=errors_key,
+        size=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        rows=len(rows),
+        failed=len(failed),
+        prompt_tokens=sum(map(prompt_tokens, rows)),
+        completion_tokens=sum(map(completion_tokens, rows)),
+        seconds=seconds,
+        id_hashes=encode_hashes(row.id for row in rows) if has_own_ids(spec) else "",
+        worker=worker,
+    )
+    stands = ledger.settle(record)
+    return CommitResult(stands, won=stands.attempt == attempt)
+
+
+def _put_and_verify(ledger: Ledger, key: str, data: bytes) -> None:
+    ledger.folder.put(key, data)
+    stored = ledger.folder.size(key)
+    if stored != len(data):
+        raise StorageBusyError(
+            f"{key} has {stored} bytes in the store, {len(data)} were written: write it again"
+        )
+
+
+def whole_shard(shard: ShardKey, rows: Sequence[Row]) -> list[Row]:
+    """Return the shard's rows in order.
+
+    Raises:
+        ShardSplitError: a row is missing, double or another shard's.
+    """
+    ordered = sorted(rows, key=lambda row: row.position)
+    strangers = {row.shard for row in ordered} - {str(shard)}
+    if strangers:
+        raise ShardSplitError(f"rows of shard {min(strangers)} came with shard {shard}")
+    if [row.position for row in ordered] != list(range(shard.rows)):
+        raise ShardSplitError(
+            f"shard {shard} came with {len(rows)} rows, not with rows 0 to {shard.rows - 1} once each"
+        )
+    return ordered
+
+
+def has_own_ids(spec: LLMBatchJobSpec) -> bool:
+    """Tell whether the rows bring their ids, which may then repeat; generated ones cannot."""
+    return spec.input.format == "openai" or spec.input.id_field is not None
+
+
+def prompt_tokens(row: Row) -> int:
+    """Tokens all stages read for a row."""
+    return sum(output.prompt_tokens for output in row.outputs.values())
+
+
+def completion_tokens(row: Row) -> int:
+    """Tokens all stages generated for a row."""
+    return sum(output.completion_tokens for output in row.outputs.values())
+
+
+def encode(spec: LLMBatchJobSpec, spec_hash: str, rows: Sequence[Row]) -> bytes:
+    """Return the bytes of a part file with `rows`."""
+    if spec.output.format == "parquet":
+        return _encode_parquet(spec, rows)
+    if spec.output.format == "jsonl":
+        return _lines(_record(spec, row) for row in rows)
+    return _lines(_batch_result(spec, spec_hash, row) for row in rows)
+
+
+def output_schema(spec: LLMBatchJobSpec) -> pa.Schema:
+    """Return the columns of a Parquet output.
+
+    Raises:
+        SpecError: two columns have the same name.
+    """
+    fields = [("id", pa.string())]
+    if spec.output.keep_input:
+        fields.append(("input", pa.string()))
+    for stage in spec.stages:
+        fields.append((stage.name, VALUE_TYPES[stage.task]))
+        if stage.task == "generate":
+            fields.append((f"{stage.name}_finish_reason", pa.string()))
+    fields += [("prompt_tokens", pa.int64()), ("completion_tokens", pa.int64())]
+    fields += [("error", pa.string()), ("error_stage", pa.string())]
+    names = [name for name, _ in fields]
+    for stage in spec.stages:
+        if names.count(stage.name) > 1:
+            raise SpecError.of("stages[].name", stage.name, "another output column has this name")
+    return pa.schema(fields)
+
+
+def _encode_parquet(spec: LLMBatchJobSpec, rows: Sequence[Row]) -> bytes:
+    schema = output_schema(spec)
+    records = [_record(spec, row) for row in rows]
+    if spec.output.keep_input:
+        for record in records:
+            record["input"] = dumps(record["input"])
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(records, schema=schema), buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def _record(spec: LLMBatchJobSpec, row: Row) -> dict[str, Any]:
+    record: dict[str, Any] = {"id": row.id}
+    if spec.output.keep_input:
+        record["input"] = row.fields
+    for stage in spec.stages:
+        output = row.outputs.get(stage.name)
+        record[stage.name] = None if output is None else output.value
+        if stage.task == "generate":
+            record[f"{stage.name}_finish_reason"] = None if output is None else output.finish_reason
+    record["prompt_tokens"] = prompt_tokens(row)
+    record["completion_tokens"] = completion_tokens(row)
+    record["error"] = None if row.error is None else f"{row.error.code}: {row.error.message}"
+    record["error_stage"] = None if row.error is None else row.error.stage
+    return record
+
+
+def _lines(records: Iterable[dict[str, Any]]) -> bytes:
+    return "".join(f"{dumps(record)}\n" for record in records).encode()
+
+
+def _batch_result(spec: LLMBatchJobSpec, spec_hash: str, row: Row) -> dict[str, Any]:
+    # The shape of OpenAI's batch output file, of the last stage. Ids are a function of spec and custom_id.
+    token = hashlib.blake2b(f"{spec_hash}\0{row.id}".encode(), digest_size=12).hexdigest()
+    result: dict[str, Any] = {
+        "id": f"batch_req_{token}",
+        "custom_id": row.id,
+        "response": None,
+        "error": None,
+    }
+    if row.error is not None:
+        result["error"] = {"code": row.error.code, "message": f"{row.error.stage}: {row.error.message}"}
+    else:
+        stage = spec.stages[-1]
+        body = _body(stage, row.outputs[stage.name], token)
+        result["response"] = {"status_code": 200, "request_id": token, "body": body}
+    if spec.output.keep_input:
+        result["input"] = row.fields
+    return result
+
+
+def _body(stage: Stage, output: StageOutput, token: str) -> dict[str, Any]:
+    total = output.prompt_tokens + output.completion_tokens
+    usage = {"prompt_tokens": output.prompt_tokens, "total_tokens": total}
+    model = "simulated" if stage.model is None else stage.model.name
+    if stage.task == "generate":
+        message = {"role": "assistant", "content": output.value}
+        choice = {"index": 0, "message": message, "finish_reason": output.finish_reason}
+        return {
+            "id": f"chatcmpl-{token}",
+            "object": "chat.completion",
+            "created": 0,
+            "model": model,
+            "choices": [choice],
+            "usage": usage | {"completion_tokens": output.completion_tokens},
+        }
+    # embed is OpenAI's; classify and score are vLLM's /classify and /score, which extend it.
+    item: dict[str, Any] = {
+        "embed": {"object": "embedding", "embedding": output.value},
+        "classify": {"object": "classification", "probs": output.value},
+        "score": {"object": "score", "score": output.value},
+    }[stage.task]
+    return {"object": "list", "data": [{"index": 0, **item}], "model": model, "usage": usage}
+
+
+def read_ids(ledger: Ledger, commit: Commit) -> list[str]:
+    """Return the ids in a committed part file, in row order."""
+    data = read_part(ledger, commit.data, commit.sha256)
+    if ledger.output.format == "parquet":
+        ids: list[str] = pq.read_table(io.BytesIO(data), columns=["id"]).column("id").to_pylist()
+        return ids
+    field = "custom_id" if ledger.output.format == "openai" else "id"
+    return [orjson.loads(line)[field] for line in data.splitlines()]
+
+
+def read_part(ledger: Ledger, key: str, sha256: str) -> bytes:
+    """Return the bytes of a committed part file.
+
+    Raises:
+        InternalError: the file is gone or is not the one that was committed.
+    """
+    data = ledger.folder.read(key)
+    if data is None:
+        raise InternalError(f"{key} is committed, and gone from {ledger.output.uri}: who deleted it?")
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise InternalError(
+            f"{key} in {ledger.output.uri} is not the file that was committed: who changed it?"
+        )
+    return data

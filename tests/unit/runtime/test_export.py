@@ -1,0 +1,108 @@
+"""Export: one file, all winning rows, in input order, or nothing."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from ledgerkit import LATER, job_spec, manifest_of, open_ledger, rows_of, shard_keys
+from llmbatch.errors import InternalError, OutputError
+from llmbatch.runtime import export as export_module
+from llmbatch.runtime.export import export
+from llmbatch.runtime.outputs import write_shard
+
+KEYS = shard_keys(files=3, shards=30, rows=4)
+IDS = [row.id for key in KEYS for row in rows_of(key)]
+
+
+@pytest.fixture(params=["parquet", "jsonl", "openai"])
+def finished(request, tmp_path):
+    return finish(str(tmp_path / "out"), request.param)
+
+
+def finish(uri, output_format):
+    spec = job_spec(uri, output_format)
+    ledger = open_ledger(spec)
+    # Committed backwards, with a losing attempt each: only the ledger knows the order and the winners.
+    for key in reversed(KEYS):
+        write_shard(ledger, spec, key, rows_of(key))
+        write_shard(ledger, spec, key, rows_of(key))
+    ledger.finalize(manifest_of(KEYS), spec, LATER)
+    return ledger
+
+
+def read_ids(path, output_format):
+    if output_format == "parquet":
+        return pq.read_table(path).column("id").to_pylist()
+    records = map(json.loads, path.read_bytes().splitlines())
+    return [record["custom_id" if output_format == "openai" else "id"] for record in records]
+
+
+def test_ordered_export_has_every_row_in_input_order(finished, tmp_path):
+    target = tmp_path / "deep" / "all.out"
+    result = export(finished, str(target))
+    assert read_ids(target, finished.output.format) == IDS
+    assert result.rows == len(IDS)
+    assert result.size == target.stat().st_size
+
+
+def test_unordered_export_has_every_row_once(finished, tmp_path):
+    target = tmp_path / "all.out"
+    export(finished, str(target), ordered=False)
+    assert sorted(read_ids(target, finished.output.format)) == sorted(IDS)
+
+
+def test_lines_are_compressed_by_suffix(tmp_path):
+    ledger = finish(str(tmp_path / "out"), "jsonl")
+    plain, gz, zst = tmp_path / "a.jsonl", tmp_path / "a.jsonl.gz", tmp_path / "a.jsonl.zst"
+    for target in (plain, gz, zst):
+        export(ledger, str(target))
+    assert gzip.decompress(gz.read_bytes()) == plain.read_bytes()
+    with zst.open("rb") as file:
+        assert zstandard.ZstdDecompressor().stream_reader(file).read() == plain.read_bytes()
+
+
+def test_row_groups_are_gathered_from_many_parts(tmp_path, monkeypatch):
+    ledger = finish(str(tmp_path / "out"), "parquet")
+    monkeypatch.setattr(export_module, "ROW_GROUP_ROWS", 50)
+    export(ledger, str(tmp_path / "all.parquet"))
+    metadata = pq.read_metadata(tmp_path / "all.parquet")
+    assert [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)] == [52] * 6 + [48]
+
+
+def test_an_unfinished_job_cannot_be_exported(tmp_path):
+    ledger = open_ledger(job_spec(str(tmp_path / "out")))
+    with pytest.raises(OutputError, match="not complete"):
+        export(ledger, str(tmp_path / "all.parquet"))
+    assert not (tmp_path / "all.parquet").exists()
+
+
+def test_a_changed_part_stops_the_export_and_leaves_no_file(tmp_path):
+    ledger = finish(str(tmp_path / "out"), "jsonl")
+    victim = list(ledger.winners())[-1]
+    (tmp_path / "out" / victim.data).write_bytes(b"{}\n")
+    target = tmp_path / "target" / "all.jsonl"
+    target.parent.mkdir()
+    target.write_text("the old one")
+    with pytest.raises(InternalError, match="not the file that was committed"):
+        export(ledger, str(target))
+    assert target.read_text() == "the old one"
+    assert list(target.parent.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("target", ["", "folder/"])
+def test_a_destination_without_a_file_name_is_refused(tmp_path, target):
+    ledger = open_ledger(job_spec(str(tmp_path / "out")))
+    with pytest.raises(OutputError, match=r"^destination: .*must name a file"):
+        export(ledger, target)
+
+
+def test_a_destination_that_cannot_be_written_is_named(tmp_path):
+    ledger = finish(str(tmp_path / "out"), "jsonl")
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"^destination: .*/file': File exists; the path must be a folder"):
+        export(ledger, str(tmp_path / "file" / "all.jsonl"))
