@@ -19,6 +19,8 @@ LLMBatchError
 
 from __future__ import annotations
 
+from typing import Self
+
 
 class LLMBatchError(Exception):
     """Base of every error llmbatch raises on purpose."""
@@ -28,7 +30,7 @@ class UserError(LLMBatchError):
     """The user changes something; retrying as it is cannot succeed."""
 
     @classmethod
-    def of(cls, field: str, value: object, allowed: str) -> UserError:
+    def of(cls, field: str, value: object, allowed: str) -> Self:
         """Build the message every bad input gets: the field, its value, and what is allowed."""
         return cls(f"{field}: {value!r}: {allowed}")
 

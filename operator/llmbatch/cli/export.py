@@ -1,0 +1,35 @@
+"""`llmbatch export`: the parts of a complete output as one file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llmbatch.cli.job_file import read_job
+from llmbatch.errors import LLMBatchError, OutputError, UserError
+
+INVALID = 2
+INTERNAL = 3
+
+
+def export(
+    file: Annotated[Path, typer.Argument(help="The job file.")],
+    destination: Annotated[str, typer.Argument(help="The file to write; .gz and .zst compress lines.")],
+    any_order: Annotated[bool, typer.Option("--any-order", help="Do not keep the input's order.")] = False,
+) -> None:
+    """Merge a complete job's output into one file, in the input's order."""
+    from llmbatch.runtime.export import export as merge
+    from llmbatch.runtime.ledger import Ledger
+
+    try:
+        output = read_job(file).spec.output
+        ledger = Ledger.find(output)
+        if ledger is None:
+            raise OutputError.of("output.uri", output.uri, "nothing was run there yet")
+        result = merge(ledger, destination, ordered=not any_order)
+    except LLMBatchError as error:
+        typer.echo(f"{type(error).__name__} {error}", err=True)
+        raise typer.Exit(INVALID if isinstance(error, UserError) else INTERNAL) from error
+    typer.echo(f"{result.destination}: {result.rows:,} rows, {result.size:,} bytes")

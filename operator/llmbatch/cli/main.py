@@ -1,0 +1,27 @@
+"""The `llmbatch` command. Heavy libraries load inside the verbs, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import typer
+
+from llmbatch import __version__
+from llmbatch.cli.export import export
+from llmbatch.cli.run import run
+from llmbatch.cli.validate import validate
+
+app = typer.Typer(
+    name="llmbatch",
+    help="Exactly-once batch LLM inference. Exit codes: 0 complete, 1 failed, 2 invalid job or input, "
+    "3 internal error, 130 interrupted (run the same command again to go on).",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.command()(run)
+app.command()(validate)
+app.command()(export)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)

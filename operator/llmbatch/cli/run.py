@@ -1,0 +1,140 @@
+"""`llmbatch run`: a whole job in this process, with an embedded Ray."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.live import Live
+
+from llmbatch.api.job import LLMBatchJob
+from llmbatch.api.progress import Progress
+from llmbatch.api.runspec import run_spec
+from llmbatch.cli.display import one_line, render, summary
+from llmbatch.cli.job_file import read_job
+from llmbatch.errors import InternalError, LLMBatchError, UserError
+
+if TYPE_CHECKING:
+    from llmbatch.runtime.driver import RunResult
+
+EXIT_CODES = {"complete": 0, "failed": 1, "stopped": 130}
+INVALID = 2
+INTERNAL = 3
+FAILED = 1
+LINE_SECONDS = 5.0
+"""Without a terminal, a line is printed this often."""
+
+
+def run(
+    file: Annotated[Path, typer.Argument(help="The job file.")],
+    output: Annotated[str | None, typer.Option(help="Replaces output.uri of the file.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object a line: progress, then the result.")
+    ] = False,
+    report: Annotated[Path | None, typer.Option(help="Write an HTML report here.")] = None,
+    cpus: Annotated[int | None, typer.Option(min=1, help="CPU cores the embedded Ray may hand out.")] = None,
+    object_store_mb: Annotated[int, typer.Option(min=100, help="Object store of the embedded Ray, MB.")] = 512,
+) -> None:
+    """Run a job here, and go on where an earlier run of it stopped.
+
+    Relative paths in the job are relative to the current folder. Ctrl-C stops after the shards that are nearly
+    through; a second one stops at once. Either way nothing that is committed is lost.
+    """
+    console = Console(stderr=as_json)
+    try:
+        job = _with_output(read_job(file), output)
+        result = _run(job, console, as_json=as_json, cpus=cpus, object_store_mb=object_store_mb)
+    except UserError as error:
+        raise _stopped(error, INVALID, console) from error
+    except InternalError as error:
+        raise _stopped(error, INTERNAL, console) from error
+    except LLMBatchError as error:
+        raise _stopped(error, FAILED, console) from error
+    if report is not None:
+        from llmbatch.cli.report import write_report
+
+        write_report(report, job, result)
+        console.print(f"report: {report}")
+    _tell(job, result, console, as_json=as_json)
+    raise typer.Exit(EXIT_CODES[result.state])
+
+
+def _with_output(job: LLMBatchJob, output: str | None) -> LLMBatchJob:
+    if output is None:
+        return job
+    replaced = job.spec.output.model_copy(update={"uri": output})
+    return job.model_copy(update={"spec": job.spec.model_copy(update={"output": replaced})})
+
+
+def _stopped(error: LLMBatchError, code: int, console: Console) -> typer.Exit:
+    console.print(f"[red]{type(error).__name__}[/red] ", end="")
+    console.print(str(error), markup=False, highlight=False, soft_wrap=True)
+    return typer.Exit(code)
+
+
+def _run(job: LLMBatchJob, console: Console, *, as_json: bool, cpus: int | None, object_store_mb: int) -> RunResult:
+    from llmbatch.runtime import driver
+
+    options = driver.RunOptions(cpus=cpus, object_store_mb=object_store_mb)
+    stop = threading.Event()
+    with _interrupts(stop, console), _shown(console, as_json=as_json) as show:
+        return driver.run(run_spec(job), on_progress=show, stop=stop, options=options)
+
+
+@contextmanager
+def _interrupts(stop: threading.Event, console: Console) -> Iterator[None]:
+    def first(*_: Any) -> None:
+        console.print("stopping: Ctrl-C again to stop at once")
+        stop.set()
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, first)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _shown(console: Console, *, as_json: bool) -> Iterator[Callable[[Progress], None]]:
+    if as_json:
+        yield lambda progress: typer.echo(json.dumps({"progress": progress.to_wire()}))
+    elif console.is_terminal:
+        with Live(console=console, auto_refresh=False) as live:
+            yield lambda progress: live.update(render(progress), refresh=True)
+    else:
+        yield _Lines(console).show
+
+
+class _Lines:
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._next = 0.0
+
+    def show(self, progress: Progress) -> None:
+        if progress.elapsed_seconds >= self._next:
+            self._next = progress.elapsed_seconds + LINE_SECONDS
+            self._console.print(one_line(progress), soft_wrap=True, highlight=False)
+
+
+def _tell(job: LLMBatchJob, result: RunResult, console: Console, *, as_json: bool) -> None:
+    if as_json:
+        document = {"state": result.state, "error": result.error, "final": result.final}
+        typer.echo(json.dumps({"result": document, "progress": result.progress.to_wire()}))
+        return
+    for warning in result.progress.warnings:
+        console.print(f"[yellow]! {warning}[/yellow]")
+    if result.error:
+        console.print(result.error, style="red", markup=False)
+    if result.state == "complete" and not result.shards:
+        console.print("already complete: nothing to do")
+    if result.state == "stopped":
+        console.print("stopped: run the same command again to go on")
+    console.print(summary(result.progress, job.spec.output.uri))

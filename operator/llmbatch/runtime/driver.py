@@ -1,0 +1,405 @@
+"""One attempt at a job, from the input's listing to `_FINAL`: the same on a laptop and on a Ray head.
+
+The driver keeps nothing durable: what it counts is rebuilt from the ledger by the next attempt.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from heapq import nsmallest
+from typing import Any, Literal
+
+from llmbatch.api.job import LLMBatchJobSpec, RowProgress
+from llmbatch.api.progress import PoolProgress, Progress, RunState
+from llmbatch.api.runspec import RunSpec
+from llmbatch.core.job.failure import error_rate_exceeded
+from llmbatch.errors import ErrorRateError, InternalError, LLMBatchError
+from llmbatch.runtime import pipeline, pools
+from llmbatch.runtime.engines.checks import check_engines
+from llmbatch.runtime.ledger import Commit, Final, Ledger, Manifest
+from llmbatch.runtime.outputs import CommitResult
+from llmbatch.runtime.prompts import check_templates
+from llmbatch.runtime.readers.listing import list_files, sample_fields
+from llmbatch.runtime.shards import SPLIT_BYTES, ShardKey, Split, plan_splits
+from llmbatch.runtime.uniqueids import UniqueIds
+
+TICK_SECONDS = 0.5
+"""How often progress is reported."""
+SLOWEST_SHARDS = 50
+LEAST_CPUS = 4
+"""Ray's CPUs are a count, not cores: below this a chain of stages has no room beside its reads and commits."""
+STOP_SECONDS = 20.0
+"""How long a stop waits for shards that are nearly through."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How this process runs Ray. Ignored where a Ray cluster is given."""
+
+    address: str | None = None
+    """Address of a running Ray cluster; None starts one in this process."""
+    cpus: int | None = None
+    """CPU cores the embedded Ray may hand out; None: the machine's, but at least `LEAST_CPUS`."""
+    object_store_mb: int = 512
+    """Object store of the embedded Ray, in MB."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardTiming:
+    """How long a shard took."""
+
+    shard: str
+    """Its key."""
+    seconds: float
+    """From the previous shard's end at the same worker, or from its read, to its commit."""
+    rows: int
+    """Rows in it."""
+    failed: int
+    """Rows with an error in it."""
+    worker: str
+    """Where it was committed."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """How an attempt ended."""
+
+    state: Literal["complete", "failed", "stopped"]
+    """complete (`_FINAL` is there), failed (by the job's policy) or stopped (asked to)."""
+    progress: Progress
+    """The last progress."""
+    history: list[Progress]
+    """Progress over time, one every `TICK_SECONDS`."""
+    shards: list[ShardTiming]
+    """The slowest shards of this attempt."""
+    final: dict[str, Any] | None
+    """`_FINAL`, when complete."""
+    error: str = ""
+    """Why it failed."""
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What the ledger holds, as far as this driver has seen."""
+
+    rows: int = 0
+    failed: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    shards: int = 0
+    new_rows: int = 0
+    timings: list[ShardTiming] = field(default_factory=list)
+
+    def add(self, commit: Commit) -> None:
+        self.rows += commit.rows
+        self.failed += commit.failed
+        self.prompt_tokens += commit.prompt_tokens
+        self.completion_tokens += commit.completion_tokens
+        self.shards += 1
+
+    def add_new(self, commit: Commit, seconds: float) -> None:
+        self.add(commit)
+        self.new_rows += commit.rows
+        timing = ShardTiming(commit.shard, seconds, commit.rows, commit.failed, commit.worker)
+        slowest = [*self.timings, timing]
+        self.timings = nsmallest(SLOWEST_SHARDS, slowest, key=lambda shard: -shard.seconds)
+
+
+def run(
+    run_spec: RunSpec,
+    *,
+    on_progress: Callable[[Progress], None],
+    stop: threading.Event,
+    options: RunOptions | None = None,
+) -> RunResult:
+    """Run one attempt at a job, to its end or until `stop` is set.
+
+    What earlier attempts committed is not read again. Progress is reported every `TICK_SECONDS`.
+
+    Raises:
+        UserError: the job, its input or its output is of no use; nothing was started.
+        InternalError: a contract broke; what is committed stays.
+    """
+    return _Attempt(run_spec, on_progress, stop, options or RunOptions()).run()
+
+
+class _Attempt:
+    def __init__(
+        self,
+        run_spec: RunSpec,
+        on_progress: Callable[[Progress], None],
+        stop: threading.Event,
+        options: RunOptions,
+    ) -> None:
+        self.run_spec = run_spec
+        self.spec: LLMBatchJobSpec = run_spec.spec
+        self.on_progress = on_progress
+        self.stop = stop
+        self.options = options
+        self.tally = _Tally()
+        self.skipped = 0
+        self.history: list[Progress] = []
+        self.monitor = pools.PoolMonitor()
+        self.rates = {name: pools.Rate() for name in ["", *(stage.name for stage in self.spec.stages)]}
+        self.started = time.monotonic()
+        self.warnings = _warnings(self.spec)
+
+    def run(self) -> RunResult:
+        files = list(list_files(self.spec.input))
+        check_templates(self.spec, sample_fields(files, self.spec.input))
+        check_engines(self.spec)
+        self.ledger = Ledger.open(self.spec.output, self.run_spec.spec_hash, self.run_spec.job)
+        final = self.ledger.read_final()
+        if final is not None:
+            return self._already_complete(final)
+        mine = Manifest(self.run_spec.spec_hash, self.spec.shard_rows, SPLIT_BYTES, tuple(files))
+        self.manifest = self.ledger.create_manifest(mine)
+        later = self.manifest.check_inputs(files)
+        if later:
+            self.warnings = (*self.warnings, f"{len(later)} files came after the job began and are not read")
+        self.ids = UniqueIds(self.ledger, self.manifest)
+        committed = sorted(self.ledger.committed())
+        self.skipped = len(committed)
+        self._recount(committed)
+        todo = list(plan_splits(self.manifest.files, self.spec.input, committed))
+        return self._process(todo)
+
+    def _recount(self, committed: Sequence[ShardKey]) -> None:
+        for commit in self.ledger.load_commits(committed):
+            self._take(commit)
+
+    def _process(self, todo: Sequence[Split]) -> RunResult:
+        try:
+            if todo:
+                self._stream(todo)
+            if self.stop.is_set():
+                return self._result("stopped", None)
+            self._check_error_rate(finished=True)
+            final = self.ledger.finalize(self.manifest, self.spec, datetime.now(UTC))
+        except ErrorRateError as error:
+            return self._result("failed", None, str(error))
+        self._report("complete")
+        return self._result("complete", final)
+
+    def _stream(self, todo: Sequence[Split]) -> None:
+        with embedded_ray(self.options):
+            pools.configure_ray_data(self.monitor)
+            dataset = pipeline.build(self.spec, self.manifest, todo, self.ledger)
+            blocks: queue.SimpleQueue[list[CommitResult] | BaseException | None] = queue.SimpleQueue()
+            threading.Thread(target=_pump, args=(dataset, blocks), daemon=True, name="commits").start()
+            self._follow(blocks)
+
+    def _follow(self, blocks: queue.SimpleQueue[Any]) -> None:
+        deadline: float | None = None
+        while True:
+            received = self._next(blocks)
+            if isinstance(received, BaseException):
+                raise cause_of(received) from received
+            if received is None:
+                return
+            for result in received:
+                self._take_new(result)
+            self._check_error_rate(finished=False)
+            if self.stop.is_set():
+                deadline = deadline or time.monotonic() + STOP_SECONDS
+                if time.monotonic() >= deadline or not received:
+                    return
+
+    def _next(self, blocks: queue.SimpleQueue[Any]) -> Any:
+        wait_until = time.monotonic() + TICK_SECONDS
+        received: list[CommitResult] = []
+        while (left := wait_until - time.monotonic()) > 0:
+            try:
+                item = blocks.get(timeout=left)
+            except queue.Empty:
+                break
+            if not isinstance(item, list):
+                for result in received:
+                    self._take_new(result)
+                self._report("running")
+                return item
+            received += item
+        self._report("running")
+        return received
+
+    def _take(self, commit: Commit) -> None:
+        self.tally.add(commit)
+        self._check_unique(commit)
+
+    def _take_new(self, result: CommitResult) -> None:
+        self.tally.add_new(result.record, result.record.seconds or 0.0)
+        self._check_unique(result.record)
+
+    def _check_unique(self, commit: Commit) -> None:
+        if self.spec.input.unique_ids == "check":
+            self.ids.add(commit)
+
+    def _check_error_rate(self, *, finished: bool) -> None:
+        limit = self.spec.failure_policy.max_error_rate
+        if error_rate_exceeded(self.tally.failed, self.tally.rows, self._rows_total(), limit, finished=finished):
+            raise ErrorRateError(
+                f"failurePolicy.maxErrorRate: {self.tally.failed} of {self.tally.rows} rows failed, "
+                f"more than the {limit:.2%} allowed; read the error column of the output, then fix or allow"
+            )
+
+    def _rows_total(self) -> int | None:
+        sample = self.monitor.latest()
+        if not sample.read_finished:
+            return None
+        return self.tally.rows - self.tally.new_rows + sample.rows_read
+
+    def _report(self, state: RunState) -> None:
+        progress = self._progress(state)
+        self.history.append(progress)
+        self.on_progress(progress)
+
+    def _progress(self, state: RunState, error: str = "") -> Progress:
+        now = time.monotonic()
+        tally = self.tally
+        total = tally.rows if state == "complete" else self._rows_total()
+        rate = self.rates[""].update(now, tally.new_rows)
+        left = None if total is None or rate <= 0 else round((total - tally.rows) / rate)
+        return Progress(
+            state=state,
+            spec_hash=self.run_spec.spec_hash,
+            attempt=self.run_spec.attempt,
+            elapsed_seconds=now - self.started,
+            rows=RowProgress(
+                percentage=None if total is None else (100.0 * tally.rows / total if total else 100.0),
+                rows_total=total,
+                rows_completed=tally.rows,
+                rows_failed=tally.failed,
+                estimated_remaining_seconds=left,
+                prompt_tokens=tally.prompt_tokens,
+                completion_tokens=tally.completion_tokens,
+            ),
+            rows_per_second=rate,
+            shards_committed=tally.shards,
+            shards_skipped=self.skipped,
+            pools=self._pools(now),
+            allocation_policy="stock",
+            warnings=self.warnings,
+            error=error,
+        )
+
+    def _pools(self, now: float) -> tuple[PoolProgress, ...]:
+        samples = self.monitor.latest().pools
+        if len(samples) != len(self.spec.stages):
+            return tuple(PoolProgress(name=stage.name) for stage in self.spec.stages)
+        tokens = self._tokens_per_row()
+        found = []
+        for stage, sample in zip(self.spec.stages, samples, strict=True):
+            rate = self.rates[stage.name].update(now, sample.rows_completed)
+            gpus = stage.resources.gpus or 1
+            service = sample.busy_seconds * gpus / sample.rows_completed if sample.rows_completed else None
+            found.append(
+                PoolProgress(
+                    name=stage.name,
+                    target=sample.ready + sample.pending + sample.restarting,
+                    ready=sample.ready - sample.restarting,
+                    pending=sample.pending,
+                    restarting=sample.restarting,
+                    queued_rows=sample.queued_rows,
+                    in_flight_rows=sample.in_flight_rows,
+                    rows_completed=sample.rows_completed,
+                    rows_per_second=rate,
+                    tokens_per_second=rate * tokens,
+                    service_seconds_per_row=service,
+                )
+            )
+        return tuple(found)
+
+    def _tokens_per_row(self) -> float:
+        tally = self.tally
+        tokens = tally.prompt_tokens + tally.completion_tokens
+        return tokens / tally.rows / len(self.spec.stages) if tally.rows else 0.0
+
+    def _already_complete(self, final: Final) -> RunResult:
+        self.tally = _Tally(
+            rows=final.rows,
+            failed=final.failed,
+            prompt_tokens=final.prompt_tokens,
+            completion_tokens=final.completion_tokens,
+            shards=final.shards,
+        )
+        self.skipped = final.shards
+        self._report("complete")
+        return self._result("complete", final)
+
+    def _result(
+        self, state: Literal["complete", "failed", "stopped"], final: Final | None, error: str = ""
+    ) -> RunResult:
+        end: RunState = "paused" if state == "stopped" else state
+        progress = self._progress(end, error)
+        return RunResult(
+            state=state,
+            progress=progress,
+            history=self.history,
+            shards=self.tally.timings,
+            final=None if final is None else final.to_wire(),
+            error=error,
+        )
+
+
+def _pump(dataset: Any, blocks: queue.SimpleQueue[Any]) -> None:
+    # A thread, because Ray's iterator blocks for as long as nothing is committed. Whatever it raises is
+    # handed over, and raised in the driver.
+    try:
+        for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            blocks.put(pipeline.results_of(block))
+    except BaseException as error:  # noqa: BLE001
+        blocks.put(error)
+    else:
+        blocks.put(None)
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """Return the llmbatch error inside what Ray raised, or an InternalError that carries Ray's words."""
+    seen: BaseException | None = error
+    while seen is not None:
+        cause = getattr(seen, "cause", None)
+        for candidate in (seen, cause):
+            if isinstance(candidate, LLMBatchError):
+                return candidate
+        seen = seen.__cause__ or (cause if isinstance(cause, BaseException) else None)
+    return InternalError(f"the pipeline stopped: {type(error).__name__}: {error}")
+
+
+def _warnings(spec: LLMBatchJobSpec) -> tuple[str, ...]:
+    simulated = [stage.name for stage in spec.stages if stage.engine == "simulated"]
+    found = []
+    if simulated:
+        found.append(f"simulated engine: the output of {', '.join(simulated)} is made up, no model runs")
+    missing = pools.check_ray()
+    if missing:
+        found.append(f"this Ray lacks {missing}: no pool figures, and blocks are larger than shards")
+    return tuple(found)
+
+
+@contextmanager
+def embedded_ray(options: RunOptions) -> Iterator[None]:
+    """Start Ray in this process, or join the cluster of `options.address`, for the time of a run."""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    started: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
+    if options.address is not None:
+        started["address"] = options.address
+    else:
+        started |= {
+            "num_cpus": options.cpus or max(LEAST_CPUS, os.cpu_count() or 1),
+            "object_store_memory": options.object_store_mb * 1_000_000,
+            "include_dashboard": False,
+        }
+    ray.init(**started)
+    try:
+        yield
+    finally:
+        ray.shutdown()

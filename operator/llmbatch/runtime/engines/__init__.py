@@ -1,0 +1,1 @@
+"""Engines: what turns a stage's requests into outputs."""

@@ -1,0 +1,156 @@
+"""The Ray Data pipeline of one attempt: read shards, drive them through the stages, commit each.
+
+A shard is one block from the source to the commit. Ray may bundle a short shard with its neighbour; the
+commit takes apart what came together and refuses a shard that is not whole.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby, pairwise
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from llmbatch.api.job import LLMBatchJobSpec
+from llmbatch.runtime.ledger import Commit, Ledger, Manifest
+from llmbatch.runtime.outputs import CommitResult, write_shard
+from llmbatch.runtime.prompts import needed_fields
+from llmbatch.runtime.readers.shards import read_split_tables
+from llmbatch.runtime.rows import from_table
+from llmbatch.runtime.shards import ShardKey, Split
+from llmbatch.runtime.stages import apply_stage
+
+MAX_READ_TASKS = 2_000
+"""Ray Data holds every read task in the driver, so splits share tasks above this. A lost block re-runs its
+task: this bounds what is read again to 1/2000 of the input."""
+READ_CPUS = 0.1
+"""CPU a read task reserves: it waits for storage and for the stages most of the time."""
+COMMIT_CPUS = 0.1
+"""CPU a commit reserves: it waits for storage."""
+
+COMMIT_SCHEMA = pa.schema([("commit", pa.string()), ("won", pa.bool_()), ("seconds", pa.float64())])
+
+
+def build(spec: LLMBatchJobSpec, manifest: Manifest, splits: Sequence[Split], ledger: Ledger) -> Any:
+    """Return the Ray dataset whose blocks are commit results, one row a shard.
+
+    Args:
+        spec: The job's spec.
+        manifest: The input as it was when the job began.
+        splits: What is left to read.
+        ledger: Where shards are committed.
+    """
+    import ray
+
+    keep = None if spec.output.keep_input else needed_fields(spec)
+    groups = group_splits(splits, MAX_READ_TASKS)
+    source = _source(groups, spec, manifest, keep)
+    dataset = ray.data.read_datasource(source, override_num_blocks=len(groups), ray_remote_args={"num_cpus": READ_CPUS})
+    for stage in spec.stages:
+        dataset = apply_stage(dataset, stage, spec, (max(1, stage.replicas.min), stage.replicas.max))
+    return dataset.map_batches(
+        commit_block,
+        batch_size=None,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        num_cpus=COMMIT_CPUS,
+        fn_kwargs={"ledger": ledger, "spec": spec},
+    )
+
+
+def group_splits(splits: Sequence[Split], most: int) -> list[tuple[Split, ...]]:
+    """Divide splits into at most `most` runs of neighbours, of nearly equal count."""
+    count = min(len(splits), most)
+    if count == 0:
+        return []
+    bounds = [len(splits) * index // count for index in range(count + 1)]
+    return [tuple(splits[start:stop]) for start, stop in pairwise(bounds)]
+
+
+def _source(
+    groups: Sequence[tuple[Split, ...]],
+    spec: LLMBatchJobSpec,
+    manifest: Manifest,
+    keep: frozenset[str] | None,
+) -> Any:
+    from ray.data.block import BlockMetadata
+    from ray.data.datasource.datasource import Datasource, ReadTask
+
+    class Shards(Datasource):  # type: ignore[misc]
+        """Read tasks that yield one block a shard."""
+
+        def estimate_inmemory_data_size(self) -> int | None:
+            """Unknown until the shards are cut."""
+            return None
+
+        def get_read_tasks(self, *_: Any, **__: Any) -> list[Any]:
+            """Return one task a group, whatever parallelism Ray proposes."""
+            unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+            return [ReadTask(_Read(group, spec, manifest.shard_rows, keep), unknown) for group in groups]
+
+    return Shards()
+
+
+class _Read:
+    """One read task: cuts the shards of some splits."""
+
+    def __init__(
+        self,
+        splits: tuple[Split, ...],
+        spec: LLMBatchJobSpec,
+        shard_rows: int,
+        keep: frozenset[str] | None,
+    ) -> None:
+        self._splits = splits
+        self._spec = spec
+        self._shard_rows = shard_rows
+        self._keep = keep
+
+    def __call__(self) -> Iterator[pa.Table]:
+        for split in self._splits:
+            for _, table in read_split_tables(split, self._spec.input, self._shard_rows, self._keep):
+                yield table
+
+
+def commit_block(block: pa.Table, *, ledger: Ledger, spec: LLMBatchJobSpec) -> pa.Table:
+    """Commit every shard of a block, and return one row a shard: its commit, and whether it is ours.
+
+    Raises:
+        ShardSplitError: a shard in the block is not whole.
+        OutputError: the output cannot be written.
+    """
+    import ray
+
+    worker = ray.get_runtime_context().get_node_id()[:12]
+    results = []
+    for shard, rows in _by_shard(block):
+        started = time.perf_counter()
+        result = write_shard(ledger, spec, shard, from_table(rows), worker=worker)
+        results.append((result, time.perf_counter() - started))
+    return pa.table(
+        [
+            [result.record.model_dump_json(by_alias=True) for result, _ in results],
+            [result.won for result, _ in results],
+            [seconds for _, seconds in results],
+        ],
+        schema=COMMIT_SCHEMA,
+    )
+
+
+def _by_shard(block: pa.Table) -> Iterable[tuple[ShardKey, pa.Table]]:
+    names = block.column("shard").to_pylist()
+    if not names:
+        return
+    if names.count(names[0]) == len(names):
+        yield ShardKey.parse(names[0]), block
+        return
+    for name, _ in groupby(sorted(names)):
+        yield ShardKey.parse(name), block.filter(pc.equal(block.column("shard"), name))
+
+
+def results_of(block: pa.Table) -> list[CommitResult]:
+    """Unpack a block that `commit_block` returned."""
+    return [CommitResult(Commit.model_validate_json(row["commit"]), won=row["won"]) for row in block.to_pylist()]

@@ -1,0 +1,83 @@
+"""A stage of the pipeline: an actor pool whose replicas turn rows into rows with one more output."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+
+from llmbatch.api.job import LLMBatchJobSpec, Stage
+from llmbatch.errors import InternalError
+from llmbatch.runtime.engines.base import Engine
+from llmbatch.runtime.engines.http import Http
+from llmbatch.runtime.engines.simulated import Simulated
+from llmbatch.runtime.prompts import PromptError, Renderer, Request
+from llmbatch.runtime.rows import Row, RowError, from_table, to_table
+
+
+def make_engine(stage: Stage) -> Engine:
+    """Load a stage's engine."""
+    engines: dict[str, type[Simulated | Http]] = {"simulated": Simulated, "openai": Http}
+    return engines[stage.engine](stage)
+
+
+class Replica:
+    """One replica of a stage, as Ray Data's actor pools want it."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._renderer = Renderer(stage)
+        self._engine = make_engine(stage)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Answer a batch: the same rows, each with this stage's output or an error.
+
+        Raises:
+            InternalError: the engine returned another number of results than it was asked.
+        """
+        rows = from_table(batch)
+        asked = [(row, request) for row in rows if row.error is None and (request := self._request(row))]
+        results = self._engine.run([request for _, request in asked]) if asked else []
+        if len(results) != len(asked):
+            raise InternalError(f"stage {self._stage.name}: {len(results)} results for {len(asked)} requests")
+        for (row, _), result in zip(asked, results, strict=True):
+            if isinstance(result, RowError):
+                row.error = result
+            else:
+                row.outputs[self._stage.name] = result
+        return to_table(rows)
+
+    def _request(self, row: Row) -> Request | None:
+        try:
+            return self._renderer.render(row)
+        except PromptError as error:
+            row.error = RowError(self._stage.name, "PromptError", str(error))
+            return None
+
+
+def apply_stage(dataset: Any, stage: Stage, spec: LLMBatchJobSpec, bounds: tuple[int, int]) -> Any:
+    """Return the dataset with one more stage.
+
+    Args:
+        dataset: A Ray dataset whose blocks follow `rows.SCHEMA`.
+        stage: The stage.
+        spec: The job's spec.
+        bounds: Least and most replicas.
+    """
+    import ray
+
+    least, most = bounds
+    options: dict[str, Any] = {"num_cpus": stage.resources.cpus}
+    if stage.resources.gpus:
+        options["num_gpus"] = stage.resources.gpus
+    if stage.resources.accelerator is not None:
+        options["accelerator_type"] = stage.resources.accelerator
+    return dataset.map_batches(
+        Replica,
+        fn_constructor_args=(stage,),
+        batch_size=min(stage.batch_size, spec.shard_rows),
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most),
+        **options,
+    )
