@@ -249,7 +249,7 @@ def _advice(error: Exception, name: str) -> str:
         return f"the credentials in the environment must be allowed to {action} here"
     if isinstance(error, exceptions.UnauthenticatedError):
         return "set valid credentials in the environment, or storage.anonymous for a public bucket"
-    if _status(error) in (301, 307, 400):
+    if _status(error) in (301, 307, 400) or "configured region" in str(error):
         return "storage.endpoint and storage.region must be the bucket's own"
     if isinstance(error, exceptions.NotSupportedError):
         return f"the address must be {ALLOWED}, and an output must support conditional writes"
@@ -294,9 +294,7 @@ class Folder:
     def store(self) -> Any:
         """The obstore store, opened at first use."""
         if self._store is None:
-            self._store = open_store(
-                self.uri, self.storage, name=self.name, create=self.create, retry=self.retry
-            )
+            self._store = open_store(self.uri, self.storage, name=self.name, create=self.create, retry=self.retry)
         return self._store
 
     def put(self, key: str, data: bytes) -> None:
