@@ -62,6 +62,11 @@ class Http:
         """Answer a batch, `maxConcurrency` requests at a time."""
         return self._loop.run(self._gather([self._one(request) for request in requests]))
 
+    def close(self) -> None:
+        """Close the connections."""
+        self._loop.run(self._client.close())
+        self._loop.close()
+
     async def _gather(
         self, calls: Sequence[Coroutine[Any, Any, StageOutput | RowError]]
     ) -> list[StageOutput | RowError]:

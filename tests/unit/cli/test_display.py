@@ -1,0 +1,45 @@
+import subprocess
+import sys
+
+from rich.console import Console
+
+from llmbatch.api.job import RowProgress
+from llmbatch.api.progress import PoolProgress, Progress
+from llmbatch.cli.display import duration, one_line, render
+
+PROGRESS = Progress(
+    state="running",
+    elapsed_seconds=75,
+    rows=RowProgress(rows_total=1000, rows_completed=250, rows_failed=3, estimated_remaining_seconds=3700),
+    rows_per_second=12.34,
+    shards_skipped=7,
+    pools=(PoolProgress(name="judge", target=3, ready=2, pending=1, queued_rows=44, rows_per_second=5.5),),
+    warnings=("simulated engine: the output of judge is made up, no model runs",),
+)
+
+
+def test_the_terminal_shows_progress_stages_and_warnings() -> None:
+    console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(render(PROGRESS))
+    console.file.close()
+    shown = console.export_text()
+    for expected in ("250 / 1,000 rows", "3 failed", "1h01m left", "judge", "2/3", "44", "made up", "7 shards"):
+        assert expected in shown
+
+
+def test_a_pipe_gets_one_line() -> None:
+    assert one_line(PROGRESS).startswith("1m15s  running  250/1,000 rows  3 failed")
+    assert "\n" not in one_line(PROGRESS)
+
+
+def test_durations() -> None:
+    assert [duration(value) for value in (None, 4.6, 184, 3725)] == ["-", "5s", "3m04s", "1h02m"]
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, llmbatch.cli.main;"
+        "print([m for m in ('ray', 'kopf', 'kubernetes', 'pyarrow', 'matplotlib', 'scipy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,145 @@
+"""The HTTP engine against a real server on loopback that refuses, throttles and fails."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from jobs import job, stage
+from llmbatch.errors import SpecError
+from llmbatch.runtime.engines.checks import check_engines
+from llmbatch.runtime.engines.http import Http
+from llmbatch.runtime.prompts import Request
+from llmbatch.runtime.rows import RowError, StageOutput
+
+KEY = "only-for-this-test"
+
+
+class Server(ThreadingHTTPServer):
+    """An OpenAI-compatible endpoint that echoes; `trouble` holds status codes to answer first."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.trouble: list[int] = []
+        self.seen: list[dict[str, Any]] = []
+        self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def log_message(self, *_: Any) -> None:
+        """Keep quiet."""
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.headers["Authorization"] != f"Bearer {KEY}":
+            return self.answer(401, {"error": {"message": "bad key"}})
+        self.server.seen.append(body)
+        if self.server.trouble:
+            return self.answer(self.server.trouble.pop(0), {"error": {"message": "trouble"}})
+        if self.path.endswith("/embeddings"):
+            data = [{"object": "embedding", "index": 0, "embedding": [0.5, float(len(body["input"]))]}]
+            usage = {"prompt_tokens": 3, "total_tokens": 3}
+            return self.answer(200, {"object": "list", "model": "m", "data": data, "usage": usage})
+        text = body["messages"][-1]["content"]
+        if text == "too long":
+            return self.answer(400, {"error": {"message": "context length exceeded"}})
+        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text.upper()}}
+        usage = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
+        return self.answer(
+            200,
+            {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage},
+        )
+
+    def answer(self, status: int, body: dict[str, Any]) -> None:
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.send_header("Retry-After", "0")
+        self.end_headers()
+        self.wfile.write(data)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("TEST_API_KEY", KEY)
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def engine(server: Server, **changes: Any) -> Iterator[Http]:
+    endpoint = {"url": server.url, "apiKeyEnv": "TEST_API_KEY", "maxRetries": 3}
+    made = Http(stage(engine="openai", model={"name": "m"}, endpoint=endpoint, **changes))
+    yield made
+    made.close()
+
+
+def ask(text: str, row_id: str = "a") -> Request:
+    return Request(row_id, ({"role": "user", "content": text},), text)
+
+
+def test_answers_come_in_the_order_of_the_requests(server: Server) -> None:
+    for http in engine(server):
+        answers = http.run([ask(f"row {n}") for n in range(20)])
+        assert [answer.value for answer in answers if isinstance(answer, StageOutput)] == [
+            f"ROW {n}" for n in range(20)
+        ]
+
+
+def test_throttling_and_server_errors_are_retried(server: Server) -> None:
+    server.trouble = [429, 500]
+    for http in engine(server):
+        assert http.run([ask("hi")]) == [StageOutput("HI", 5, 2, "stop")]
+    assert len(server.seen) == 3
+
+
+def test_a_refused_request_is_one_error_row(server: Server) -> None:
+    for http in engine(server):
+        good, bad = http.run([ask("hi"), ask("too long")])
+        assert isinstance(good, StageOutput)
+        assert isinstance(bad, RowError)
+        assert bad.code == "Http400"
+
+
+def test_a_wrong_key_ends_the_job(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEST_API_KEY", "wrong")
+    for http in engine(server):
+        with pytest.raises(SpecError, match="answered 401"):
+            http.run([ask("hi")])
+
+
+def test_sampling_and_schema_reach_the_endpoint(server: Server) -> None:
+    sampling = {"maxTokens": 9, "temperature": 0.5, "seed": 3, "topK": 4, "jsonSchema": {"type": "object"}}
+    for http in engine(server, sampling=sampling):
+        http.run([ask("hi", "a"), ask("hi", "b")])
+    first, second = server.seen
+    assert (first["max_tokens"], first["temperature"], first["top_k"]) == (9, 0.5, 4)
+    assert first["response_format"]["json_schema"]["schema"] == {"type": "object"}
+    assert first["seed"] != second["seed"]
+
+
+def test_embeddings(server: Server) -> None:
+    for http in engine(server, task="embed"):
+        assert http.run([ask("four")]) == [StageOutput([0.5, 4.0], 3)]
+
+
+def test_a_missing_key_is_named_before_anything_is_created(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ABSENT_KEY", raising=False)
+    document = {
+        "name": "say",
+        "engine": "openai",
+        "model": {"name": "m"},
+        "prompt": {"user": "x"},
+        "endpoint": {"url": "http://127.0.0.1:9/v1", "apiKeyEnv": "ABSENT_KEY"},
+    }
+    with pytest.raises(SpecError, match="'ABSENT_KEY': set this environment variable"):
+        check_engines(job(tmp_path, stages=[document]).spec)

@@ -1,0 +1,80 @@
+from typing import Any
+
+import pytest
+
+from jobs import job, stage
+from llmbatch.api.job import LLMBatchJobSpec
+from llmbatch.errors import SpecError
+from llmbatch.runtime.prompts import PromptError, Renderer, check_templates, needed_fields
+from llmbatch.runtime.rows import Row, StageOutput
+
+
+def spec_of(*prompts: dict[str, Any]) -> LLMBatchJobSpec:
+    stages = [{"name": f"s{i}", "engine": "simulated", "prompt": prompt} for i, prompt in enumerate(prompts)]
+    return job("unused", stages=stages).spec  # type: ignore[arg-type]
+
+
+def row(**fields: Any) -> Row:
+    return Row("0", 0, 0, "a", fields)
+
+
+def test_a_prompt_sees_the_fields_and_the_stages_before() -> None:
+    renderer = Renderer(stage("judge", prompt={"system": "Be {{ mood }}.", "user": "{{ text }} -> {{ summarise }}"}))
+    source = row(mood="kind", text="long")
+    source.outputs["summarise"] = StageOutput("short")
+    request = renderer.render(source)
+    assert request.messages == (
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "long -> short"},
+    )
+
+
+def test_markup_in_a_row_is_left_as_it_is() -> None:
+    assert Renderer(stage(prompt={"user": "{{ text }}"})).render(row(text="<a & b>")).text == "<a & b>"
+
+
+def test_a_template_in_a_row_is_text_and_no_template() -> None:
+    assert Renderer(stage(prompt={"user": "{{ text }}"})).render(row(text="{{ 7 * 7 }}")).text == "{{ 7 * 7 }}"
+
+
+@pytest.mark.parametrize(
+    "template", ["{{ text.__class__.__mro__ }}", "{{ missing }}", "{{ text + 1 }}", "{{ 1 // 0 }}"]
+)
+def test_what_a_template_may_not_do_fails_the_row(template: str) -> None:
+    with pytest.raises(PromptError):
+        Renderer(stage(prompt={"user": template})).render(row(text="x"))
+
+
+def test_messages_come_from_the_row() -> None:
+    renderer = Renderer(stage(prompt={"messagesField": "messages"}))
+    messages = [{"role": "user", "content": "hi"}]
+    assert renderer.render(row(messages=messages)).messages == tuple(messages)
+    with pytest.raises(PromptError, match="must be a list of messages"):
+        renderer.render(row(messages="hi"))
+
+
+def test_an_unknown_field_is_named_before_anything_is_created() -> None:
+    with pytest.raises(SpecError, match=r"stages\[0\]\.prompt\.user: 'txt': unknown field; known: id, text"):
+        check_templates(spec_of({"user": "{{ txt }}"}), frozenset({"id", "text"}))
+
+
+def test_a_later_stage_is_unknown_to_an_earlier_one() -> None:
+    with pytest.raises(SpecError, match="'s1'"):
+        check_templates(spec_of({"user": "{{ s1 }}"}, {"user": "{{ s0 }}"}), frozenset({"text"}))
+
+
+@pytest.mark.parametrize(
+    "template", ["{{ title | default('none') }}", "{% if title is defined %}{{ title }}{% endif %}"]
+)
+def test_a_guarded_field_may_be_absent(template: str) -> None:
+    check_templates(spec_of({"user": template}), frozenset({"text"}))
+
+
+def test_a_template_that_does_not_parse_is_refused() -> None:
+    with pytest.raises(SpecError, match="must be a Jinja2 template"):
+        check_templates(spec_of({"user": "{{ text"}), frozenset({"text"}))
+
+
+def test_only_used_fields_travel() -> None:
+    spec = spec_of({"user": "{{ text }}"}, {"user": "{{ s0 }} {{ title }}"}, {"messagesField": "messages"})
+    assert needed_fields(spec) == {"text", "title", "messages"}
