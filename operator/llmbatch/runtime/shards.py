@@ -98,18 +98,18 @@ def compression(path: str) -> Compression | None:
     return next((name for suffix, name in _COMPRESSIONS.items() if path.lower().endswith(suffix)), None)
 
 
-def numbers_rows(path: str, job_input: Input) -> bool:
+def numbers_rows(path: str, source: Input) -> bool:
     """Tell whether a reader of the file knows each row's number in the file, or just its byte.
 
     Rows cannot be numbered where a text file is read in several parts at once; that needs rows with ids.
     """
-    has_ids = job_input.format == "openai" or job_input.id_field is not None
-    return not (job_input.format in ("jsonl", "openai") and has_ids and compression(path) is None)
+    has_ids = source.format == "openai" or source.id_field is not None
+    return not (source.format in ("jsonl", "openai") and has_ids and compression(path) is None)
 
 
 def plan_splits(
     files: Iterable[InputFile],
-    job_input: Input,
+    source: Input,
     committed: Iterable[ShardKey],
     split_bytes: int = SPLIT_BYTES,
 ) -> list[Split]:
@@ -117,7 +117,7 @@ def plan_splits(
 
     Args:
         files: The manifest's files.
-        job_input: The job's input section.
+        source: The job's input section.
         committed: The committed shards, in any order.
         split_bytes: Bytes of a split of plain text, as the manifest has it.
 
@@ -130,15 +130,15 @@ def plan_splits(
     return [
         Split(file, index, start, stop, done.shards(file.index, index))
         for file in files
-        for index, (start, stop) in enumerate(_ranges(file, job_input, split_bytes))
+        for index, (start, stop) in enumerate(_ranges(file, source, split_bytes))
         if not done.is_complete(file.index, index)
     ]
 
 
-def _ranges(file: InputFile, job_input: Input, split_bytes: int) -> Iterator[tuple[int, int | None]]:
-    if job_input.format == "parquet":
+def _ranges(file: InputFile, source: Input, split_bytes: int) -> Iterator[tuple[int, int | None]]:
+    if source.format == "parquet":
         step = PARQUET_SPLITS * split_bytes
-    elif numbers_rows(file.path, job_input):
+    elif numbers_rows(file.path, source):
         step = max(file.size, 1)
     else:
         step = split_bytes
@@ -161,14 +161,11 @@ class _Committed:
         shards = self._open.setdefault(place, {})
         if shards.setdefault(key.seq, key) != key:
             raise InternalError(f"shards {shards[key.seq]} and {key} are committed for the same rows")
-        if len(shards) == self._count(shards):
+        # n different shards of which the one numbered n - 1 is the last are all there are.
+        newest = shards.get(len(shards) - 1)
+        if newest is not None and newest.last:
             del self._open[place]
             self._complete.add(place)
-
-    @staticmethod
-    def _count(shards: dict[int, ShardKey]) -> int | None:
-        newest = shards.get(len(shards) - 1)
-        return len(shards) if newest is not None and newest.last else None
 
     def is_complete(self, file: int, split: int) -> bool:
         return (file, split) in self._complete

@@ -1,129 +1,199 @@
-"""Cutting a split into shards."""
+"""Cutting a split into shards: tables of `rows.SCHEMA`, each with its key."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import groupby
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import count
 from typing import Any
 
+import orjson
 import pyarrow as pa
 
 from llmbatch.api.job import Input
 from llmbatch.errors import DuplicateIdError, InputError
-from llmbatch.runtime.readers.formats import Record, records
-from llmbatch.runtime.rows import Row, RowError, to_table
-from llmbatch.runtime.shards import ShardKey, Split, is_seekable_text
+from llmbatch.runtime.readers.decode import (
+    Decoded,
+    Fields,
+    csv_decoder,
+    json_decoder,
+    openai_decoder,
+    parquet_decoder,
+)
+from llmbatch.runtime.readers.objects import ObjectFile
+from llmbatch.runtime.readers.parquet import ParquetRows, missing_runs
+from llmbatch.runtime.readers.text import CsvRecords, JsonRecords, Lines, Records
+from llmbatch.runtime.rows import SCHEMA, RowError, dumps
+from llmbatch.runtime.shards import ShardKey, Split, numbers_rows
+
+Placed = tuple[int, Any]
+"""A record and the place where it begins: a byte, a line or a row."""
 
 
 def read_split_tables(
-    split: Split, source: Input, shard_rows: int, keep: frozenset[str] | None
+    split: Split, source: Input, shard_rows: int, keep: Fields, *, raw: ObjectFile | None = None
 ) -> Iterator[tuple[ShardKey, pa.Table]]:
-    """Yield the shards of a split that are not committed, as tables of `rows.SCHEMA`.
+    """Yield the shards of a split that are not committed yet, each as one table of `rows.SCHEMA`.
 
-    Committed rows are passed over by seeking in plain text and by row groups in Parquet; a compressed stream
-    and CSV have to be read to get past them. A split without rows is one empty shard.
+    Memory is that of one shard and of one read-ahead. Committed shards are not read in plain text and in Parquet;
+    in a compressed file they are passed over. A split without rows yields one shard without rows, whose commit
+    says that the split is done.
 
     Args:
-        split: What to read.
+        split: What to read, and what of it is committed.
         source: The job's input section.
         shard_rows: Most rows of a shard.
-        keep: Fields to carry; None for all.
+        keep: Names of the fields that travel on, None for all.
+        raw: The split's file, where the caller has it open.
 
     Raises:
-        InputError: the input cannot be read as described, or `onInvalidRow: fail` and a row is invalid.
-        DuplicateIdError: a shard has an id twice.
+        InputError: the file is gone, changed, damaged or of another format, or a row is invalid and
+            `input.onInvalidRow` is `fail`.
+        DuplicateIdError: two rows of a shard have the same id.
+        StorageBusyError: the store answers no more, retries included.
     """
-    columns = None if keep is None else keep | {_id_field(source) or ""}
-    for first, start, stop in _gaps(split):
-        pending: list[Record] = []
-        seq = first
-        for record in records(split, source, columns=columns, start=start, first=first * shard_rows):
-            if len(pending) == shard_rows:
-                yield _shard(split, source, seq, pending, keep, last=False)
-                pending, seq = [], seq + 1
-                if seq == stop:
-                    break
-            pending.append(record)
+    raw = raw or ObjectFile(split.file, source)
+    if source.format == "parquet":
+        yield from _parquet_shards(split, source, shard_rows, keep, raw)
+    else:
+        yield from _text_shards(split, source, shard_rows, keep, raw)
+
+
+def _text_shards(
+    split: Split, source: Input, shard_rows: int, keep: Fields, raw: ObjectFile
+) -> Iterator[tuple[ShardKey, pa.Table]]:
+    records, decode = _open_text(split, source, keep, raw)
+    builder = _Builder(split, source, decode, records.where)
+    committed = {key.seq: key for key in split.committed}
+    for seq in count():
+        key = committed.get(seq)
+        if key is not None:
+            records.skip(key)
         else:
-            yield _shard(split, source, seq, pending, keep, last=True)
+            first = records.rows
+            taken = records.take(shard_rows)
+            last = seq + 1 not in committed and not records.more()
+            key = ShardKey(split.file.index, split.index, seq, records.end, len(taken), last)
+            yield key, builder.table(key, taken, first, seekable=records.lines.seekable)
+        if key.last:
+            return
 
 
-def _gaps(split: Split) -> Iterator[tuple[int, int | None, int | None]]:
-    """Yield (first missing shard, where it starts, next committed shard) for each run of missing ones."""
-    ends = {key.seq: key.end for key in split.committed}
-    seqs = sorted(ends)
-    if not seqs:
-        yield 0, None, None
-        return
-    if seqs[0] > 0:
-        yield 0, None, seqs[0]
-    for before, after in zip(seqs, [*seqs[1:], None], strict=True):
-        closed = after is None and split.committed[-1].last
-        if not closed and after != before + 1:
-            yield before + 1, ends[before], after
+def _open_text(
+    split: Split, source: Input, keep: Fields, raw: ObjectFile
+) -> tuple[Records[Any], Callable[[Any], Decoded]]:
+    lines = Lines(split, raw)
+    if source.format == "csv":
+        records = CsvRecords(lines, split)
+        _check_id_field(source, records.header, split)
+        return records, csv_decoder(records.header, source.id_field, keep)
+    decode = openai_decoder(keep) if source.format == "openai" else json_decoder(source.id_field, keep)
+    return JsonRecords(lines, split), decode
 
 
-def _shard(
-    split: Split, source: Input, seq: int, pending: list[Record], keep: frozenset[str] | None, *, last: bool
-) -> tuple[ShardKey, pa.Table]:
-    end = pending[-1].end if pending else split.start
-    key = ShardKey(split.file.index, split.index, seq, end, len(pending), last)
-    name = str(key)
-    rows = [_row(record, position, name, split, source, keep) for position, record in enumerate(pending)]
-    _refuse_repeated(rows, pending, source)
-    return key, to_table(rows)
+def _parquet_shards(
+    split: Split, source: Input, shard_rows: int, keep: Fields, raw: ObjectFile
+) -> Iterator[tuple[ShardKey, pa.Table]]:
+    columns = keep if keep is None or source.id_field is None else keep | {source.id_field}
+    parquet = ParquetRows(split, raw, columns)
+    _check_id_field(source, parquet.names, split)
+    builder = _Builder(split, source, parquet_decoder(source.id_field, keep), lambda row: f"row {row}")
+    first, end = parquet.first, parquet.end
+    for run in missing_runs(split, end - first, shard_rows):
+        tables = parquet.tables(first + run.start * shard_rows, min(first + run.stop * shard_rows, end), shard_rows)
+        for seq in run:
+            begin = first + seq * shard_rows
+            stop = min(begin + shard_rows, end)
+            key = ShardKey(split.file.index, split.index, seq, stop, stop - begin, last=stop == end)
+            taken = list(enumerate(parquet.records(next(tables)), start=begin)) if key.rows else []
+            yield key, builder.table(key, taken, begin, seekable=False)
 
 
-def _row(
-    record: Record, position: int, shard: str, split: Split, source: Input, keep: frozenset[str] | None
-) -> Row:
-    start = record.start if is_seekable_text(split.file, source) else -1
-    fields, problem = record.fields, record.problem
-    if not problem and source.format == "openai":
-        fields, problem = _openai(fields, record)
-    row_id, missing = _row_id(record, split, source)
-    problem = problem or missing
-    if problem and source.on_invalid_row == "fail":
-        raise InputError(f"input.onInvalidRow: 'fail': {problem}")
-    if keep is not None:
-        fields = {name: value for name, value in fields.items() if name in keep}
-    error = RowError("input", "InvalidRow", problem) if problem else None
-    return Row(shard, start, position, row_id, {} if problem else fields, error=error)
+def _check_id_field(source: Input, names: Sequence[str], split: Split) -> None:
+    if source.id_field is not None and names and source.id_field not in names:
+        columns = ", ".join(names)
+        raise InputError.of(
+            "input.idField", source.id_field, f"it must be a column of {split.file.uri}, which has {columns}"
+        )
 
 
-def _openai(fields: dict[str, Any], record: Record) -> tuple[dict[str, Any], str]:
-    body = fields.get("body")
-    if not isinstance(body, dict) or not ("messages" in body or "input" in body):
-        return fields, f"{record.place}: a request needs body.messages or body.input"
-    lifted = {name: body[name] for name in ("messages", "input", "model") if name in body}
-    return {**fields, **lifted}, ""
+class _Builder:
+    """Makes tables of the records of one split."""
 
+    def __init__(
+        self, split: Split, source: Input, decode: Callable[[Any], Decoded], where: Callable[[int], str]
+    ) -> None:
+        self._file = split.file
+        self._source = source
+        self._decode = decode
+        self._where = where
+        self._numbered = numbers_rows(split.file.path, source)
+        self._id_field = "custom_id" if source.format == "openai" else source.id_field
 
-def _id_field(source: Input) -> str | None:
-    return "custom_id" if source.format == "openai" else source.id_field
+    def table(self, key: ShardKey, taken: Sequence[Placed], first: int, *, seekable: bool) -> pa.Table:
+        """Return a shard's rows. `first` is the number in the file of the first one, where rows are numbered."""
+        decode = self._decode
+        decoded = [decode(record) for _, record in taken]
+        ids = [row.id for row in decoded]
+        if not all(ids):
+            ids = [
+                row.id or self._generated_id(place, first + position)
+                for position, (row, (place, _)) in enumerate(zip(decoded, taken, strict=True))
+            ]
+        if self._id_field is not None and self._source.unique_ids == "check":
+            self._refuse_repeated(ids, taken)
+        errors = [self._error(row.problem, place) for row, (place, _) in zip(decoded, taken, strict=True)]
+        size = len(taken)
+        start = taken[0][0] if taken and seekable else -1
+        columns = [
+            [str(key)] * size,
+            [start] * size,
+            range(size),
+            ids,
+            [row.fields for row in decoded],
+            ["{}"] * size,
+            errors,
+        ]
+        arrays = [pa.array(values, kind.type, size=size) for values, kind in zip(columns, SCHEMA, strict=True)]
+        return pa.Table.from_arrays(arrays, schema=SCHEMA)
 
+    def _generated_id(self, place: int, row: int) -> str:
+        return f"{self._file.path}:{row}" if self._numbered else f"{self._file.path}@{place}"
 
-def _row_id(record: Record, split: Split, source: Input) -> tuple[str, str]:
-    name = _id_field(source)
-    number = record.row if split.stop is None else f"byte-{record.start}"
-    generated = f"{split.file.path}:{number}"
-    if name is None or record.problem:
-        return generated, ""
-    value = record.fields.get(name)
-    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
-        return generated, f"{record.place}: {name} must be a string or an integer, got {value!r}"
-    return str(value), ""
-
-
-def _refuse_repeated(rows: list[Row], pending: list[Record], source: Input) -> None:
-    if source.unique_ids == "trust" or len({row.id for row in rows}) == len(rows):
-        return
-    order = sorted(range(len(rows)), key=lambda index: rows[index].id)
-    for row_id, group in groupby(order, key=lambda index: rows[index].id):
-        places = [pending[index].place for index in group]
-        if len(places) > 1:
-            raise DuplicateIdError.of(
-                f"input.{_id_field(source)}",
-                row_id,
-                f"ids must be unique; {places[0]} and {places[1]} have it",
+    def _error(self, problem: str, place: int) -> str:
+        if not problem:
+            return ""
+        where = self._where(place)
+        if self._source.on_invalid_row == "fail":
+            raise InputError.of(
+                "input.uri",
+                f"{self._file.uri} at {where}",
+                f"{problem}; repair the row, or set input.onInvalidRow: record",
             )
+        return dumps(RowError("input", "InvalidRow", f"{self._file.uri} at {where}: {problem}"))
+
+    def _refuse_repeated(self, ids: Sequence[str], taken: Sequence[Placed]) -> None:
+        if len(set(ids)) == len(ids):
+            return
+        seen: dict[str, int] = {}
+        for row_id, (place, _) in zip(ids, taken, strict=True):
+            if row_id in seen:
+                raise DuplicateIdError.of(
+                    f"input.{self._id_field}",
+                    row_id,
+                    f"ids must be unique; {self._file.uri} has it at {self._where(seen[row_id])} and at "
+                    f"{self._where(place)}",
+                )
+            seen[row_id] = place
+
+
+def field_names(table: pa.Table) -> tuple[frozenset[str], str]:
+    """Return the names of the fields that a shard's rows have, and the first error among them, as text."""
+    rows: Iterable[dict[str, Any]] = table.select(["fields", "error"]).to_pylist()
+    names: set[str] = set()
+    problem = ""
+    for row in rows:
+        if row["error"]:
+            problem = problem or orjson.loads(row["error"])["message"]
+        else:
+            names |= orjson.loads(row["fields"]).keys()
+    return frozenset(names), problem

@@ -1,0 +1,139 @@
+"""From a record of a text file to the id and the fields of a row, or to what is wrong with it."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import orjson
+
+from llmbatch.runtime.readers.text import CsvRecord
+from llmbatch.runtime.rows import dumps
+
+Fields = frozenset[str] | None
+"""Names of the fields that travel on; None is all of them."""
+OPENAI_BODY_FIELDS = ("messages", "input", "model")
+
+
+class Decoded(NamedTuple):
+    """What became of one record."""
+
+    id: str
+    """The row's own id; empty when it has none."""
+    fields: str | bytes
+    """Its fields, a JSON object."""
+    problem: str = ""
+    """Why the row is invalid, empty when it is well."""
+
+
+def json_decoder(id_field: str | None, keep: Fields) -> Callable[[bytes], Decoded]:
+    """Return the decoder of one line of JSON: an object, with an id in `id_field` unless that is None."""
+
+    def decode(line: bytes) -> Decoded:
+        record, problem = _object(line)
+        if problem:
+            return Decoded("", "{}", problem)
+        row_id = ""
+        if id_field is not None:
+            row_id, problem = own_id(record, id_field)
+        fields = line if keep is None else dumps({name: record[name] for name in keep if name in record})
+        return Decoded(row_id, fields, problem)
+
+    return decode
+
+
+def openai_decoder(keep: Fields) -> Callable[[bytes], Decoded]:
+    """Return the decoder of one request of OpenAI's batch format.
+
+    Its fields are `custom_id`, `method`, `url` and `body` as they stand, and `messages`, `input` and `model` of the
+    body.
+    """
+
+    def decode(line: bytes) -> Decoded:
+        request, problem = _object(line)
+        if problem:
+            return Decoded("", "{}", problem)
+        row_id, problem = own_id(request, "custom_id")
+        body = request.get("body")
+        problem = problem or _body_problem(body)
+        if isinstance(body, dict):
+            request |= {name: body[name] for name in OPENAI_BODY_FIELDS if name in body}
+        fields = request if keep is None else {name: request[name] for name in keep if name in request}
+        return Decoded(row_id, dumps(fields), problem)
+
+    return decode
+
+
+def csv_decoder(header: list[str], id_field: str | None, keep: Fields) -> Callable[[CsvRecord], Decoded]:
+    """Return the decoder of one record of CSV. Every value is text, as it stands in the file."""
+    kept = [name for name in header if keep is None or name in keep]
+
+    def decode(record: CsvRecord) -> Decoded:
+        if isinstance(record, csv.Error):
+            return Decoded("", "{}", f"not CSV: {record}")
+        if len(record) != len(header):
+            problem = f"it has {len(record)} values where the header has {len(header)} names"
+            return Decoded("", "{}", problem)
+        row = dict(zip(header, record, strict=True))
+        row_id, problem = ("", "") if id_field is None else own_id(row, id_field)
+        try:
+            return Decoded(row_id, dumps({name: row[name] for name in kept}), problem)
+        except orjson.JSONEncodeError:
+            return Decoded("", "{}", "it is not UTF-8")
+
+    return decode
+
+
+def parquet_decoder(id_field: str | None, keep: Fields) -> Callable[[dict[str, Any]], Decoded]:
+    """Return the decoder of one row of Parquet, as Python values.
+
+    Dates and times become ISO 8601 text, decimals text, bytes hexadecimal digits.
+    """
+
+    def decode(row: dict[str, Any]) -> Decoded:
+        row_id, problem = ("", "") if id_field is None else own_id(row, id_field)
+        fields = row if keep is None else {name: row[name] for name in keep if name in row}
+        try:
+            return Decoded(row_id, dumps(fields), problem)
+        except orjson.JSONEncodeError as error:
+            return Decoded(row_id, "{}", problem or f"it has no JSON form: {error}")
+
+    return decode
+
+
+def own_id(record: dict[str, Any], name: str) -> tuple[str, str]:
+    """Return a record's id as text, and what is wrong with it if something is."""
+    if name not in record:
+        return "", f"it has no field {name!r}, which must hold its id; its fields are {_names(record)}"
+    value = record[name]
+    if type(value) is str and value:
+        return value, ""
+    if type(value) is int:
+        return str(value), ""
+    kind = "empty" if value == "" else f"{dumps(value)[:80]}"
+    return "", f"its id in {name!r} must be a text or an integer, and is {kind}"
+
+
+def _object(line: bytes) -> tuple[dict[str, Any], str]:
+    try:
+        record = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        return {}, f"not JSON: {error}"
+    if type(record) is not dict:
+        return {}, f"it must be a JSON object, and is {type(record).__name__}"
+    return record, ""
+
+
+def _body_problem(body: Any) -> str:
+    if not isinstance(body, dict):
+        return "body must be an object, with messages or input"
+    messages, text = body.get("messages"), body.get("input")
+    if (isinstance(messages, list) and messages) or (isinstance(text, str | list) and text):
+        return ""
+    return "body must have messages (a list) or input (a text or a list), not empty"
+
+
+def _names(record: dict[str, Any]) -> str:
+    shown = ", ".join(repr(name) for name in sorted(record)[:20])
+    return (shown or "none") + (" ..." if len(record) > 20 else "")
