@@ -48,9 +48,8 @@ def rows_of(output: Path) -> list[dict[str, Any]]:
 def input_ids(files: list[Path], field: str) -> list[str]:
     ids = []
     for file in files:
-        opened = gzip.open(file, "rt") if file.suffix == ".gz" else file.open()
-        with opened as lines:
-            ids += [json.loads(line)[field] for line in lines]
+        data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+        ids += [json.loads(line)[field] for line in data.splitlines()]
     return ids
 
 

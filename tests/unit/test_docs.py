@@ -69,6 +69,4 @@ def test_every_dependency_has_its_reason() -> None:
     listed = [project["project"]["dependencies"], *extras, *groups]
     names = {name for group in listed for line in group for name in PACKAGE.findall(line)[:1]}
     reasons = (ROOT / "docs/dependencies.md").read_text()
-    assert not {
-        name for name in names if not re.search(rf"^\|[^|]*\b{re.escape(name)}\b", reasons, re.MULTILINE)
-    }
+    assert not {name for name in names if not re.search(rf"^\|[^|]*\b{re.escape(name)}\b", reasons, re.MULTILINE)}

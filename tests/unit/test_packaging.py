@@ -12,10 +12,7 @@ def test_operator_folder_holds_packages_only() -> None:
 
 
 def test_python_in_the_repo_root_finds_the_standard_operator() -> None:
-    code = (
-        "import operator, collections, sysconfig;"
-        "print(operator.__file__.startswith(sysconfig.get_path('stdlib')))"
-    )
+    code = "import operator, collections, sysconfig;print(operator.__file__.startswith(sysconfig.get_path('stdlib')))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "True"
 

@@ -7,9 +7,7 @@ from typing import Literal
 
 from llmbatch.api.base import Document
 
-ConditionType = Literal[
-    "Accepted", "ClusterReady", "Running", "Suspended", "Degraded", "Stalled", "Complete", "Failed"
-]
+ConditionType = Literal["Accepted", "ClusterReady", "Running", "Suspended", "Degraded", "Stalled", "Complete", "Failed"]
 
 
 class Condition(Document):

@@ -143,9 +143,7 @@ class Replicas(Document):
     """Bounds of a stage's actor pool."""
 
     model_config = {
-        "json_schema_extra": {
-            "x-kubernetes-validations": [cel("self.min <= self.max", "min must not exceed max")]
-        }
+        "json_schema_extra": {"x-kubernetes-validations": [cel("self.min <= self.max", "min must not exceed max")]}
     }
 
     min: Annotated[int, Field(ge=0, le=1024)] = 0
@@ -310,9 +308,7 @@ class OnDemandCapacity(Document):
     """Workers that are not preempted."""
 
     model_config = {
-        "json_schema_extra": {
-            "x-kubernetes-validations": [cel("self.base <= self.max", "base must not exceed max")]
-        }
+        "json_schema_extra": {"x-kubernetes-validations": [cel("self.base <= self.max", "base must not exceed max")]}
     }
 
     base: Annotated[int, Field(ge=0, le=10_000)] = 0
@@ -404,8 +400,7 @@ class LLMBatchJobSpec(Document):
                     "stage names must be unique",
                 ),
                 cel(
-                    "self.output.format != 'openai' || self.input.format == 'openai' "
-                    "|| has(self.input.idField)",
+                    "self.output.format != 'openai' || self.input.format == 'openai' || has(self.input.idField)",
                     "output format openai needs ids: input format openai or input.idField",
                 ),
             ]

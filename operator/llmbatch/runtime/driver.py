@@ -168,7 +168,7 @@ class _Attempt:
         committed = sorted(self.ledger.committed())
         self.skipped = len(committed)
         self._recount(committed)
-        todo = list(plan_splits(self.manifest.files, self.spec.input, committed))
+        todo = list(plan_splits(self.manifest.files, self.spec.input, committed, self.manifest.split_bytes))
         return self._process(todo)
 
     def _recount(self, committed: Sequence[ShardKey]) -> None:

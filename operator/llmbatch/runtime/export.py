@@ -42,9 +42,7 @@ class ExportResult:
     """Bytes."""
 
 
-def export(
-    ledger: Ledger, destination: str, ordered: bool = True, *, storage: Storage | None = None
-) -> ExportResult:
+def export(ledger: Ledger, destination: str, ordered: bool = True, *, storage: Storage | None = None) -> ExportResult:
     """Merge the parts of a complete output into one file, which appears only when it is whole.
 
     Args:

@@ -102,9 +102,7 @@ def _put_and_verify(ledger: Ledger, key: str, data: bytes) -> None:
     ledger.folder.put(key, data)
     stored = ledger.folder.size(key)
     if stored != len(data):
-        raise StorageBusyError(
-            f"{key} has {stored} bytes in the store, {len(data)} were written: write it again"
-        )
+        raise StorageBusyError(f"{key} has {stored} bytes in the store, {len(data)} were written: write it again")
 
 
 def whole_shard(shard: ShardKey, rows: Sequence[Row]) -> list[Row]:
@@ -265,7 +263,5 @@ def read_part(ledger: Ledger, key: str, sha256: str) -> bytes:
     if data is None:
         raise InternalError(f"{key} is committed, and gone from {ledger.output.uri}: who deleted it?")
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise InternalError(
-            f"{key} in {ledger.output.uri} is not the file that was committed: who changed it?"
-        )
+        raise InternalError(f"{key} in {ledger.output.uri} is not the file that was committed: who changed it?")
     return data

@@ -47,7 +47,7 @@ def build(spec: LLMBatchJobSpec, manifest: Manifest, splits: Sequence[Split], le
 
     keep = None if spec.output.keep_input else needed_fields(spec)
     groups = group_splits(splits, MAX_READ_TASKS)
-    source = _source(groups, spec, manifest, keep)
+    source = _source(groups, spec, manifest, keep, ledger)
     dataset = ray.data.read_datasource(source, override_num_blocks=len(groups), ray_remote_args={"num_cpus": READ_CPUS})
     for stage in spec.stages:
         dataset = apply_stage(dataset, stage, spec, (max(1, stage.replicas.min), stage.replicas.max))
@@ -75,6 +75,7 @@ def _source(
     spec: LLMBatchJobSpec,
     manifest: Manifest,
     keep: frozenset[str] | None,
+    ledger: Ledger,
 ) -> Any:
     from ray.data.block import BlockMetadata
     from ray.data.datasource.datasource import Datasource, ReadTask
@@ -89,7 +90,7 @@ def _source(
         def get_read_tasks(self, *_: Any, **__: Any) -> list[Any]:
             """Return one task a group, whatever parallelism Ray proposes."""
             unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-            return [ReadTask(_Read(group, spec, manifest.shard_rows, keep), unknown) for group in groups]
+            return [ReadTask(_Read(group, spec, manifest.shard_rows, keep, ledger), unknown) for group in groups]
 
     return Shards()
 
@@ -103,16 +104,22 @@ class _Read:
         spec: LLMBatchJobSpec,
         shard_rows: int,
         keep: frozenset[str] | None,
+        ledger: Ledger,
     ) -> None:
         self._splits = splits
         self._spec = spec
         self._shard_rows = shard_rows
         self._keep = keep
+        self._ledger = ledger
 
     def __call__(self) -> Iterator[pa.Table]:
         for split in self._splits:
-            for _, table in read_split_tables(split, self._spec.input, self._shard_rows, self._keep):
-                yield table
+            for key, table in read_split_tables(split, self._spec.input, self._shard_rows, self._keep):
+                if key.rows == 0:
+                    # No row could carry it to the commit: a split without rows is committed where it is read.
+                    write_shard(self._ledger, self._spec, key, [])
+                else:
+                    yield table
 
 
 def commit_block(block: pa.Table, *, ledger: Ledger, spec: LLMBatchJobSpec) -> pa.Table:

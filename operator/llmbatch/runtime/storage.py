@@ -348,6 +348,9 @@ class Folder:
         """Return an object's bytes, None when there is none."""
         try:
             with reporting(self.name, self.uri, key=key):
+                if isinstance(self.store, LocalStore):
+                    # Three times as fast as through obstore, for the 10^5 small commits of a resume.
+                    return (local_path(self.uri) / key).read_bytes()
                 return bytes(self.store.get(key).bytes())
         except FileNotFoundError:
             return None

@@ -1,16 +1,21 @@
-"""Refusing a job whose input repeats an id, as soon as both rows are committed."""
+"""Refusing a job whose input repeats an id, soon after both rows are committed."""
 
 from __future__ import annotations
 
+import numpy as np
+
 from llmbatch.errors import DuplicateIdError
-from llmbatch.runtime.idindex import IdIndex, Suspect, decode_hashes, hash_id
+from llmbatch.runtime.idindex import Hashes, IdIndex, decode_hashes, hash_id
 from llmbatch.runtime.ledger import Commit, Ledger, Manifest
 from llmbatch.runtime.outputs import read_ids
 from llmbatch.runtime.shards import ShardKey
 
 
 class UniqueIds:
-    """Checks each commit against all before it. Needs 12 bytes of memory a row; see `IdIndex`."""
+    """Checks each commit against all before it. Needs 8 bytes of memory a row; see `IdIndex`.
+
+    A `CommitAudit`: hand it to `Ledger.finalize`, so that commits of other drivers are checked too.
+    """
 
     def __init__(self, ledger: Ledger, manifest: Manifest) -> None:
         self._ledger = ledger
@@ -18,36 +23,44 @@ class UniqueIds:
         self._index = IdIndex()
 
     def add(self, commit: Commit) -> None:
-        """Take a commit in; one that was taken in already is left out.
+        """Take a commit in; one that was taken in already is left out. Compares some 10^5 rows at a time.
 
         Raises:
-            DuplicateIdError: one of its ids was committed before; the message names the id and both places.
+            DuplicateIdError: an id was committed twice; the message names it and both places.
         """
-        if not commit.id_hashes:
+        if commit.id_hashes:
+            self._confirm(self._index.add(commit.shard, decode_hashes(commit.id_hashes)))
+
+    def finish(self) -> None:
+        """Compare what `add` has not compared yet.
+
+        Raises:
+            DuplicateIdError: as `add`.
+        """
+        self._confirm(self._index.flush())
+
+    def _confirm(self, suspects: Hashes) -> None:
+        if len(suspects) == 0:
             return
-        for suspect in self._index.add(commit.shard, decode_hashes(commit.id_hashes)):
-            self._confirm(suspect)
-
-    def _confirm(self, suspect: Suspect) -> None:
+        # Rare, and nearly always the end of the job: so every commit may be read to find the places.
         places: dict[str, str] = {}
-        for shard in dict.fromkeys((suspect.earlier, suspect.later)):
-            for position, row_id in self._rows_with(suspect.hash, shard):
-                place = self._place(ShardKey.parse(shard), position)
-                if row_id in places:
-                    raise DuplicateIdError.of(
-                        f"input.{self._id_field()}",
-                        row_id,
-                        f"ids must be unique; {places[row_id]} and {place} have it",
-                    )
-                places[row_id] = place
+        for commit in self._ledger.load_commits(sorted(self._ledger.committed())):
+            hashes = decode_hashes(commit.id_hashes)
+            if np.isin(hashes, suspects).any():
+                self._compare(commit, suspects, places)
 
-    def _rows_with(self, hashed: int, shard: str) -> list[tuple[int, str]]:
-        [commit] = self._ledger.load_commits([ShardKey.parse(shard)])
-        return [
-            (position, row_id)
-            for position, row_id in enumerate(read_ids(self._ledger, commit))
-            if hash_id(row_id) == hashed
-        ]
+    def _compare(self, commit: Commit, suspects: Hashes, places: dict[str, str]) -> None:
+        for position, row_id in enumerate(read_ids(self._ledger, commit)):
+            if hash_id(row_id) not in suspects:
+                continue
+            place = self._place(ShardKey.parse(commit.shard), position)
+            if row_id in places:
+                raise DuplicateIdError.of(
+                    f"input.{self._id_field()}",
+                    row_id,
+                    f"ids must be unique; {places[row_id]} and {place} have it",
+                )
+            places[row_id] = place
 
     def _id_field(self) -> str:
         return "custom_id" if self._ledger.output.format == "openai" else "idField"

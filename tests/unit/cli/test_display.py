@@ -1,3 +1,4 @@
+import io
 import subprocess
 import sys
 
@@ -19,9 +20,8 @@ PROGRESS = Progress(
 
 
 def test_the_terminal_shows_progress_stages_and_warnings() -> None:
-    console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=160, record=True, file=io.StringIO())
     console.print(render(PROGRESS))
-    console.file.close()
     shown = console.export_text()
     for expected in ("250 / 1,000 rows", "3 failed", "1h01m left", "judge", "2/3", "44", "made up", "7 shards"):
         assert expected in shown

@@ -127,9 +127,7 @@ def test_commits_load_in_the_order_asked_for(tmp_path):
         ledger.commit(commit_of(key))
     assert sorted(ledger.committed()) == keys
     backwards = keys[::-1]
-    assert [commit.shard for commit in ledger.load_commits(iter(backwards))] == [
-        str(key) for key in backwards
-    ]
+    assert [commit.shard for commit in ledger.load_commits(iter(backwards))] == [str(key) for key in backwards]
 
 
 def test_a_commit_that_vanished_or_is_damaged_is_reported(tmp_path):
@@ -198,16 +196,26 @@ def test_whoever_refuses_a_commit_stops_the_final(tmp_path):
     ledger = open_ledger(spec)
     for key in KEYS:
         write_shard(ledger, spec, key, rows_of(key))
-    seen: list[str] = []
 
-    def refuse(commit):
-        seen.append(commit.shard)
-        if len(seen) == 3:
-            raise InputError("no")
+    class Refusal:
+        def __init__(self, at: int) -> None:
+            self.at = at
+            self.seen: list[str] = []
 
-    with pytest.raises(InputError):
-        ledger.finalize(manifest_of(KEYS), spec, LATER, refuse)
-    assert seen == [str(key) for key in KEYS[:3]]
+        def add(self, commit):
+            self.seen.append(commit.shard)
+            if len(self.seen) == self.at:
+                raise InputError("no")
+
+        def finish(self):
+            if self.at > len(self.seen):
+                raise InputError("no")
+
+    for at in (3, 99):
+        refusal = Refusal(at)
+        with pytest.raises(InputError):
+            ledger.finalize(manifest_of(KEYS), spec, LATER, refusal)
+        assert refusal.seen == [str(key) for key in KEYS[:at]]
     assert ledger.read_final() is None
 
 
@@ -253,9 +261,7 @@ class Recorder:
 
     def contents(self) -> dict[str, bytes]:
         return {
-            meta["path"]: bytes(self.store.get(meta["path"]).bytes())
-            for chunk in self.store.list("")
-            for meta in chunk
+            meta["path"]: bytes(self.store.get(meta["path"]).bytes()) for chunk in self.store.list("") for meta in chunk
         }
 
 
@@ -279,9 +285,7 @@ def protected(contents: dict[str, bytes]) -> dict[str, bytes]:
 def test_killed_at_every_call_then_run_again(fault: Fault):
     for point in range(CALLS):
         recorder = Recorder()
-        dying = FaultyStore(
-            recorder.store, lambda number, name, key, point=point: fault if number == point else None
-        )
+        dying = FaultyStore(recorder.store, lambda number, name, key, point=point: fault if number == point else None)
         with pytest.raises(CrashError):
             attempt_job(SPEC, TWO, dying, "first")
         before = recorder.contents()

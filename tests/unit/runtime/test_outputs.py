@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from obstore.store import MemoryStore
 
 from ledgerkit import (
+    LATER,
     SPEC_HASH,
     FaultyStore,
     job_spec,
@@ -94,10 +95,7 @@ def test_score_and_classify_have_numbers_for_columns():
 def test_the_input_is_left_out_unless_asked_for(tmp_path):
     spec = job_spec(str(tmp_path), output={"keepInput": False})
     assert "input" not in output_schema(spec).names
-    assert (
-        "input"
-        not in lines(encode(job_spec("x", "jsonl", output={"keepInput": False}), "h", rows_of(KEY)))[0]
-    )
+    assert "input" not in lines(encode(job_spec("x", "jsonl", output={"keepInput": False}), "h", rows_of(KEY)))[0]
 
 
 def test_jsonl_has_the_same_keys_as_parquet(tmp_path):
@@ -272,9 +270,11 @@ def test_a_repeated_id_is_refused_naming_both_places(tmp_path, output_format):
     first = write_shard(ledger, spec, keys[0], rows_of(keys[0], ids="abc".__getitem__)).record
     second = write_shard(ledger, spec, keys[1], rows_of(keys[1], ids="dcf".__getitem__)).record
     unique.add(first)
+    unique.finish()
     unique.add(first)
+    unique.add(second)
     with pytest.raises(DuplicateIdError) as caught:
-        unique.add(second)
+        unique.finish()
     message = str(caught.value)
     assert "'c'" in message
     assert "in/0.csv (split 0, shard 0, its row 2)" in message
@@ -286,7 +286,9 @@ def test_an_id_twice_in_one_shard_is_refused(tmp_path):
     ledger = open_ledger(spec)
     record = write_shard(ledger, spec, KEY, rows_of(KEY, ids="aba".__getitem__)).record
     with pytest.raises(DuplicateIdError, match=r"^input.idField: 'a': .*its row 0\) and .*its row 2\)"):
-        UniqueIds(ledger, manifest_of([KEY])).add(record)
+        unique = UniqueIds(ledger, manifest_of([KEY]))
+        unique.add(record)
+        unique.finish()
 
 
 def test_two_ids_with_one_hash_are_no_repetition(tmp_path, monkeypatch):
@@ -294,5 +296,17 @@ def test_two_ids_with_one_hash_are_no_repetition(tmp_path, monkeypatch):
     monkeypatch.setattr("llmbatch.runtime.uniqueids.hash_id", lambda row_id: 7)
     spec = job_spec(str(tmp_path), input={"idField": "k"})
     ledger = open_ledger(spec)
-    record = write_shard(ledger, spec, KEY, rows_of(KEY, ids="abc".__getitem__)).record
-    UniqueIds(ledger, manifest_of([KEY])).add(record)
+    unique = UniqueIds(ledger, manifest_of([KEY]))
+    unique.add(write_shard(ledger, spec, KEY, rows_of(KEY, ids="abc".__getitem__)).record)
+    unique.finish()
+
+
+def test_repeated_ids_of_another_driver_stop_the_final(tmp_path):
+    spec = job_spec(str(tmp_path), input={"idField": "k"})
+    ledger = open_ledger(spec)
+    keys = shard_keys(files=2, shards=1, rows=3)
+    for key in keys:
+        write_shard(ledger, spec, key, rows_of(key, ids="abc".__getitem__))
+    with pytest.raises(DuplicateIdError):
+        ledger.finalize(manifest_of(keys), spec, LATER, UniqueIds(ledger, manifest_of(keys)))
+    assert ledger.read_final() is None

@@ -164,9 +164,7 @@ except OutputError as error:
     told = subprocess.run(
         [sys.executable, "-c", script, str(closed)], check=True, capture_output=True, text=True, timeout=60
     ).stdout
-    assert told.startswith(
-        f"output.uri: {str(closed)!r}: Permission denied (at a/b); the path must be a folder"
-    )
+    assert told.startswith(f"output.uri: {str(closed)!r}: Permission denied (at a/b); the path must be a folder")
 
 
 def test_a_full_disk_says_so_and_keeps_what_is_there(tmp_path, small_disk):
@@ -223,9 +221,7 @@ except OutputError as error:
 
 
 def test_an_error_shows_no_signature():
-    error = exceptions.GenericError(
-        "Generic Azure error: PUT https://a.b/c?sig=SECRET&se=1 failed\nDebug: SECRET"
-    )
+    error = exceptions.GenericError("Generic Azure error: PUT https://a.b/c?sig=SECRET&se=1 failed\nDebug: SECRET")
     assert "SECRET" not in str(translate(error, "output.uri", "az://c/x"))
 
 

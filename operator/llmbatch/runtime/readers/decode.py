@@ -4,41 +4,37 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 import orjson
 
 from llmbatch.runtime.readers.text import CsvRecord
 from llmbatch.runtime.rows import dumps
 
-Fields = frozenset[str] | None
+Fields: TypeAlias = frozenset[str] | None
 """Names of the fields that travel on; None is all of them."""
 OPENAI_BODY_FIELDS = ("messages", "input", "model")
 
 
-class Decoded(NamedTuple):
-    """What became of one record."""
-
-    id: str
-    """The row's own id; empty when it has none."""
-    fields: str | bytes
-    """Its fields, a JSON object."""
-    problem: str = ""
-    """Why the row is invalid, empty when it is well."""
+Decoded: TypeAlias = tuple[str, str | bytes, str]
+"""A row's own id, empty when it has none; its fields as a JSON object; why it is invalid, empty when it is well."""
 
 
 def json_decoder(id_field: str | None, keep: Fields) -> Callable[[bytes], Decoded]:
     """Return the decoder of one line of JSON: an object, with an id in `id_field` unless that is None."""
+    names = _in_order(keep)
 
     def decode(line: bytes) -> Decoded:
-        record, problem = _object(line)
-        if problem:
-            return Decoded("", "{}", problem)
-        row_id = ""
-        if id_field is not None:
-            row_id, problem = own_id(record, id_field)
-        fields = line if keep is None else dumps({name: record[name] for name in keep if name in record})
-        return Decoded(row_id, fields, problem)
+        try:
+            record = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            return "", "{}", f"not JSON: {error}"
+        if type(record) is not dict:
+            return "", "{}", _not_an_object(record)
+        row_id, problem = ("", "") if id_field is None else own_id(record, id_field)
+        if names is None:
+            return row_id, line, problem
+        return row_id, orjson.dumps({name: record[name] for name in names if name in record}), problem
 
     return decode
 
@@ -49,18 +45,22 @@ def openai_decoder(keep: Fields) -> Callable[[bytes], Decoded]:
     Its fields are `custom_id`, `method`, `url` and `body` as they stand, and `messages`, `input` and `model` of the
     body.
     """
+    names = _in_order(keep)
 
     def decode(line: bytes) -> Decoded:
-        request, problem = _object(line)
-        if problem:
-            return Decoded("", "{}", problem)
+        try:
+            request = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            return "", "{}", f"not JSON: {error}"
+        if type(request) is not dict:
+            return "", "{}", _not_an_object(request)
         row_id, problem = own_id(request, "custom_id")
         body = request.get("body")
         problem = problem or _body_problem(body)
         if isinstance(body, dict):
             request |= {name: body[name] for name in OPENAI_BODY_FIELDS if name in body}
-        fields = request if keep is None else {name: request[name] for name in keep if name in request}
-        return Decoded(row_id, dumps(fields), problem)
+        fields = request if names is None else {name: request[name] for name in names if name in request}
+        return row_id, orjson.dumps(fields), problem
 
     return decode
 
@@ -71,16 +71,15 @@ def csv_decoder(header: list[str], id_field: str | None, keep: Fields) -> Callab
 
     def decode(record: CsvRecord) -> Decoded:
         if isinstance(record, csv.Error):
-            return Decoded("", "{}", f"not CSV: {record}")
+            return "", "{}", f"not CSV: {record}"
         if len(record) != len(header):
-            problem = f"it has {len(record)} values where the header has {len(header)} names"
-            return Decoded("", "{}", problem)
+            return "", "{}", f"it has {len(record)} values where the header has {len(header)} names"
         row = dict(zip(header, record, strict=True))
         row_id, problem = ("", "") if id_field is None else own_id(row, id_field)
         try:
-            return Decoded(row_id, dumps({name: row[name] for name in kept}), problem)
+            return row_id, orjson.dumps({name: row[name] for name in kept}), problem
         except orjson.JSONEncodeError:
-            return Decoded("", "{}", "it is not UTF-8")
+            return "", "{}", "it is not UTF-8"
 
     return decode
 
@@ -90,16 +89,22 @@ def parquet_decoder(id_field: str | None, keep: Fields) -> Callable[[dict[str, A
 
     Dates and times become ISO 8601 text, decimals text, bytes hexadecimal digits.
     """
+    names = _in_order(keep)
 
     def decode(row: dict[str, Any]) -> Decoded:
         row_id, problem = ("", "") if id_field is None else own_id(row, id_field)
-        fields = row if keep is None else {name: row[name] for name in keep if name in row}
+        fields = row if names is None else {name: row[name] for name in names if name in row}
         try:
-            return Decoded(row_id, dumps(fields), problem)
+            return row_id, dumps(fields), problem
         except orjson.JSONEncodeError as error:
-            return Decoded(row_id, "{}", problem or f"it has no JSON form: {error}")
+            return row_id, "{}", problem or f"it has no JSON form: {error}"
 
     return decode
+
+
+def _in_order(keep: Fields) -> tuple[str, ...] | None:
+    # Sorted, because the order of a set differs from process to process.
+    return None if keep is None else tuple(sorted(keep))
 
 
 def own_id(record: dict[str, Any], name: str) -> tuple[str, str]:
@@ -115,14 +120,8 @@ def own_id(record: dict[str, Any], name: str) -> tuple[str, str]:
     return "", f"its id in {name!r} must be a text or an integer, and is {kind}"
 
 
-def _object(line: bytes) -> tuple[dict[str, Any], str]:
-    try:
-        record = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        return {}, f"not JSON: {error}"
-    if type(record) is not dict:
-        return {}, f"it must be a JSON object, and is {type(record).__name__}"
-    return record, ""
+def _not_an_object(value: Any) -> str:
+    return f"it must be a JSON object, and is {dumps(value)[:80]}"
 
 
 def _body_problem(body: Any) -> str:

@@ -131,37 +131,30 @@ class _Builder:
 
     def table(self, key: ShardKey, taken: Sequence[Placed], first: int, *, seekable: bool) -> pa.Table:
         """Return a shard's rows. `first` is the number in the file of the first one, where rows are numbered."""
+        size = len(taken)
         decode = self._decode
         decoded = [decode(record) for _, record in taken]
-        ids = [row.id for row in decoded]
+        ids = [row_id for row_id, _, _ in decoded]
         if not all(ids):
-            ids = [
-                row.id or self._generated_id(place, first + position)
-                for position, (row, (place, _)) in enumerate(zip(decoded, taken, strict=True))
-            ]
+            ids = [row_id or self._generated_id(taken[n][0], first + n) for n, row_id in enumerate(ids)]
         if self._id_field is not None and self._source.unique_ids == "check":
             self._refuse_repeated(ids, taken)
-        errors = [self._error(row.problem, place) for row, (place, _) in zip(decoded, taken, strict=True)]
-        size = len(taken)
-        start = taken[0][0] if taken and seekable else -1
+        errors = [problem and self._error(problem, taken[n][0]) for n, (_, _, problem) in enumerate(decoded)]
         columns = [
-            [str(key)] * size,
-            [start] * size,
-            range(size),
-            ids,
-            [row.fields for row in decoded],
-            ["{}"] * size,
-            errors,
+            pa.repeat(str(key), size),
+            pa.repeat(pa.scalar(taken[0][0] if taken and seekable else -1, pa.int64()), size),
+            pa.array(range(size), pa.int32()),
+            pa.array(ids, pa.string()),
+            pa.array([fields for _, fields, _ in decoded], pa.string()),
+            pa.repeat("{}", size),
+            pa.array(errors, pa.string()),
         ]
-        arrays = [pa.array(values, kind.type, size=size) for values, kind in zip(columns, SCHEMA, strict=True)]
-        return pa.Table.from_arrays(arrays, schema=SCHEMA)
+        return pa.Table.from_arrays(columns, schema=SCHEMA)
 
     def _generated_id(self, place: int, row: int) -> str:
         return f"{self._file.path}:{row}" if self._numbered else f"{self._file.path}@{place}"
 
     def _error(self, problem: str, place: int) -> str:
-        if not problem:
-            return ""
         where = self._where(place)
         if self._source.on_invalid_row == "fail":
             raise InputError.of(

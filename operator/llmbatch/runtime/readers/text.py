@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import codecs
 import csv
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from itertools import islice
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
 import pyarrow as pa
@@ -126,9 +128,10 @@ class Records(ABC, Generic[T]):
         self.rows = 0
         """Rows of the split taken or skipped so far."""
         self._split = split
-        self._next: tuple[int, T] | None = None
         self._end = split.start
         self._begin()
+        self._records = self._read()
+        self._next: list[tuple[int, T]] = []
 
     @property
     def end(self) -> int:
@@ -137,14 +140,16 @@ class Records(ABC, Generic[T]):
 
     def more(self) -> bool:
         """Tell whether the split has another row."""
-        return self._peek() is not None
+        if not self._next:
+            self._next = list(islice(self._records, 1))
+        return bool(self._next)
 
     def take(self, count: int) -> list[tuple[int, T]]:
         """Return up to `count` rows, each with the place where it begins: a byte, or a line if compressed."""
-        taken: list[tuple[int, T]] = []
-        while len(taken) < count and (record := self._peek()) is not None:
-            taken.append(record)
-            self._next = None
+        taken = self._next
+        taken += islice(self._records, count - len(taken))
+        self._next = []
+        if taken:
             self._end = self.lines.offset
         self.rows += len(taken)
         return taken
@@ -152,17 +157,12 @@ class Records(ABC, Generic[T]):
     def skip(self, shard: ShardKey) -> None:
         """Pass a shard: without reading it where the file can seek."""
         if self.lines.seekable:
-            self._next = None
+            self._next = []
             self._end = shard.end
             self.rows += shard.rows
             self.lines.seek(shard.end)
         else:
             self.take(shard.rows)
-
-    def _peek(self) -> tuple[int, T] | None:
-        if self._next is None:
-            self._next = self._read()
-        return self._next
 
     def where(self, place: int) -> str:
         """Return the words for a place that `take` gave."""
@@ -173,8 +173,8 @@ class Records(ABC, Generic[T]):
         """Go to the first row of the split."""
 
     @abstractmethod
-    def _read(self) -> tuple[int, T] | None:
-        """Return the next row and its place, None at the end of the split."""
+    def _read(self) -> Iterator[tuple[int, T]]:
+        """Yield row after row with its place, from wherever `lines` is by then."""
 
     def _place(self) -> int:
         return self.lines.offset if self.lines.seekable else self.lines.number
@@ -194,16 +194,16 @@ class JsonRecords(Records[bytes]):
         self.lines.seek(start - 1)
         self.lines.readline()
 
-    def _read(self) -> tuple[int, bytes] | None:
-        lines, stop = self.lines, self._split.stop
-        while stop is None or lines.offset < stop:
-            place = self._place()
+    def _read(self) -> Iterator[tuple[int, bytes]]:
+        lines = self.lines
+        stop = math.inf if self._split.stop is None else self._split.stop
+        while lines.offset < stop:
+            place = lines.offset if lines.seekable else lines.number
             line = lines.readline()
             if not line:
-                return None
+                return
             if line := line.strip():
-                return place, line
-        return None
+                yield place, line
 
 
 class CsvRecords(Records[CsvRecord]):
@@ -212,12 +212,14 @@ class CsvRecords(Records[CsvRecord]):
     def _begin(self) -> None:
         csv.field_size_limit(MAX_RECORD_BYTES)  # the module's default is 128 KiB
         self._at_end = False
+        self._begun_at = self._record_bytes = 0
         self._reader = csv.reader(self._text(), strict=True)
         self.lines.skip_byte_order_mark()
         self.header: list[str] = self._read_header()
+        self._end = self.lines.offset
 
     def _read_header(self) -> list[str]:
-        first = self._read()
+        first = next(self._read(), None)
         if first is None:
             return []
         if isinstance(first[1], csv.Error):
@@ -226,23 +228,21 @@ class CsvRecords(Records[CsvRecord]):
         repeated = sorted({name for name in header if header.count(name) > 1})
         if repeated:
             raise self._unusable(f"a header names each column once; it repeats {', '.join(map(repr, repeated))}")
-        self._end = self.lines.offset
         return header
 
-    def _read(self) -> tuple[int, CsvRecord] | None:
+    def _read(self) -> Iterator[tuple[int, CsvRecord]]:
         while True:
-            place = self._begun_at = self._place()
-            self._record_bytes = 0
+            self._begun_at, self._record_bytes = self._place(), 0
             try:
-                record = next(self._reader, None)
+                record: CsvRecord | None = next(self._reader, None)
             except csv.Error as error:
                 if self._at_end:
                     raise self._unclosed() from error
-                return place, error
+                record = error
             if record is None:
-                return None
+                return
             if record:
-                return place, record
+                yield self._begun_at, record
 
     def _text(self) -> Iterator[str]:
         while line := self.lines.readline():
