@@ -15,7 +15,8 @@ from obstore import exceptions
 
 from llmbatch.api.job import LLMBatchJobSpec
 from llmbatch.runtime.ledger import Commit, Final, Ledger, Manifest
-from llmbatch.runtime.outputs import read_part, write_shard
+from llmbatch.runtime.outputs import write_shard
+from llmbatch.runtime.parts import read_part
 from llmbatch.runtime.rows import Row, RowError, StageOutput
 from llmbatch.runtime.shards import InputFile, ShardKey
 from llmbatch.runtime.storage import Folder, Retry
@@ -117,7 +118,7 @@ def read_rows(ledger: Ledger) -> list[dict[str, Any]]:
     """All rows a reader of `_FINAL` sees, in order."""
     found: list[dict[str, Any]] = []
     for winner in ledger.winners():
-        data = read_part(ledger, winner.data, winner.sha256)
+        data = read_part(ledger.folder, winner.data, winner.sha256)
         if ledger.output.format == "parquet":
             found += pq.read_table(io.BytesIO(data)).to_pylist()
         else:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from llmbatch.api.job import Storage
 from llmbatch.errors import OutputError
 from llmbatch.runtime.ledger import Ledger, Winner
-from llmbatch.runtime.outputs import read_part
+from llmbatch.runtime.parts import read_part
 from llmbatch.runtime.storage import Folder, reporting
 
 NAME = "destination"
@@ -115,7 +115,7 @@ def _parts(ledger: Ledger, ordered: bool) -> Iterator[tuple[Winner, bytes]]:
 
 
 def _read(ledger: Ledger, winner: Winner) -> tuple[Winner, bytes]:
-    return winner, read_part(ledger, winner.data, winner.sha256)
+    return winner, read_part(ledger.folder, winner.data, winner.sha256)
 
 
 def _take(running: deque[Future[tuple[Winner, bytes]]], ordered: bool) -> tuple[Winner, bytes]:

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
-from typing import Annotated, Any, Protocol, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 import orjson
 import pyarrow as pa
@@ -27,6 +27,7 @@ from llmbatch.api.job import LLMBatchJobSpec, Output, OutputFormat
 from llmbatch.errors import InputError, InternalError, OutputConflictError, OutputError
 from llmbatch.runtime.shards import InputFile, ShardKey, plan_splits
 from llmbatch.runtime.storage import Folder
+from llmbatch.runtime.uniqueids import UniqueIds
 
 SPEC_KEY = "_SPEC"
 FINAL_KEY = "_FINAL"
@@ -151,16 +152,6 @@ class Winner:
     """In hex."""
     rows: int
     """Rows."""
-
-
-class CommitAudit(Protocol):
-    """A check that an output must pass before it is final."""
-
-    def add(self, commit: Commit) -> None:
-        """See one commit. Raises to refuse the output."""
-
-    def finish(self) -> None:
-        """See that there are no more. Raises to refuse the output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,7 +337,7 @@ class Ledger:
         manifest: Manifest,
         spec: LLMBatchJobSpec,
         finished_at: datetime,
-        audit: CommitAudit | None = None,
+        unique_ids: UniqueIds | None = None,
     ) -> Final:
         """Audit the output and declare it complete. Repeatable: the first `_FINAL` counts.
 
@@ -357,28 +348,30 @@ class Ledger:
             manifest: The job's manifest.
             spec: The job's spec.
             finished_at: The time now, in UTC.
-            audit: Sees every commit once, in input order, then the end; raises to refuse the output, as the
-                check for repeated ids does.
+            unique_ids: What the caller has checked already. Commits it did not see, such as those of another
+                driver, are checked here.
 
         Raises:
-            InternalError: the audit failed; nothing was written.
+            DuplicateIdError: two rows have the same id, and the job says to check.
+            InternalError: the audit failed. In either case there is no `_FINAL`.
         """
         existing = self.read_final()
         if existing is not None:
             return existing
         keys = sorted(self.committed())
         check_complete(manifest, spec, keys)
+        checks_ids = spec.input.unique_ids == "check"
+        unique_ids = unique_ids or UniqueIds(self, manifest)
         totals = _Totals()
         table = io.BytesIO()
         with pq.ParquetWriter(table, WINNER_SCHEMA, compression="zstd") as writer:
             for batch in _batches(self.load_commits(keys), WINNER_BATCH):
                 for commit in batch:
                     totals.add(commit)
-                    if audit is not None:
-                        audit.add(commit)
+                    if checks_ids:
+                        unique_ids.add(commit)
                 writer.write_table(_winner_table(batch))
-        if audit is not None:
-            audit.finish()
+        unique_ids.finish()
         self._check_parts(totals.parts)
         if totals.rows != (cut := sum(key.rows for key in keys)):
             raise InternalError(f"the commits hold {totals.rows} rows, the shards cut from the input {cut}")

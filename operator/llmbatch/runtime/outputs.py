@@ -12,12 +12,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmbatch.api.job import LLMBatchJobSpec, OutputFormat, Stage, TaskName
-from llmbatch.errors import InternalError, ShardSplitError, SpecError, StorageBusyError
+from llmbatch.errors import ShardSplitError, SpecError, StorageBusyError
 from llmbatch.runtime.idindex import encode_hashes
 from llmbatch.runtime.ledger import Commit, Ledger
 from llmbatch.runtime.rows import Row, StageOutput, dumps
@@ -241,27 +240,3 @@ def _body(stage: Stage, output: StageOutput, token: str) -> dict[str, Any]:
         "score": {"object": "score", "score": output.value},
     }[stage.task]
     return {"object": "list", "data": [{"index": 0, **item}], "model": model, "usage": usage}
-
-
-def read_ids(ledger: Ledger, commit: Commit) -> list[str]:
-    """Return the ids in a committed part file, in row order."""
-    data = read_part(ledger, commit.data, commit.sha256)
-    if ledger.output.format == "parquet":
-        ids: list[str] = pq.read_table(io.BytesIO(data), columns=["id"]).column("id").to_pylist()
-        return ids
-    field = "custom_id" if ledger.output.format == "openai" else "id"
-    return [orjson.loads(line)[field] for line in data.splitlines()]
-
-
-def read_part(ledger: Ledger, key: str, sha256: str) -> bytes:
-    """Return the bytes of a committed part file.
-
-    Raises:
-        InternalError: the file is gone or is not the one that was committed.
-    """
-    data = ledger.folder.read(key)
-    if data is None:
-        raise InternalError(f"{key} is committed, and gone from {ledger.output.uri}: who deleted it?")
-    if hashlib.sha256(data).hexdigest() != sha256:
-        raise InternalError(f"{key} in {ledger.output.uri} is not the file that was committed: who changed it?")
-    return data

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from llmbatch.errors import DuplicateIdError
 from llmbatch.runtime.idindex import Hashes, IdIndex, decode_hashes, hash_id
-from llmbatch.runtime.ledger import Commit, Ledger, Manifest
-from llmbatch.runtime.outputs import read_ids
+from llmbatch.runtime.parts import ids_in, read_part
 from llmbatch.runtime.shards import ShardKey
+
+if TYPE_CHECKING:
+    from llmbatch.runtime.ledger import Commit, Ledger, Manifest
 
 
 class UniqueIds:
-    """Checks each commit against all before it. Needs 8 bytes of memory a row; see `IdIndex`.
-
-    A `CommitAudit`: hand it to `Ledger.finalize`, so that commits of other drivers are checked too.
-    """
+    """Checks each commit against all before it. Needs 8 bytes of memory a row; see `IdIndex`."""
 
     def __init__(self, ledger: Ledger, manifest: Manifest) -> None:
         self._ledger = ledger
@@ -50,7 +51,8 @@ class UniqueIds:
                 self._compare(commit, suspects, places)
 
     def _compare(self, commit: Commit, suspects: Hashes, places: dict[str, str]) -> None:
-        for position, row_id in enumerate(read_ids(self._ledger, commit)):
+        part = read_part(self._ledger.folder, commit.data, commit.sha256)
+        for position, row_id in enumerate(ids_in(part, self._ledger.output.format)):
             if hash_id(row_id) not in suspects:
                 continue
             place = self._place(ShardKey.parse(commit.shard), position)

@@ -191,34 +191,6 @@ def test_a_lost_part_is_found_before_final(tmp_path, damage):
     assert ledger.read_final() is None
 
 
-def test_whoever_refuses_a_commit_stops_the_final(tmp_path):
-    spec = job_spec(str(tmp_path))
-    ledger = open_ledger(spec)
-    for key in KEYS:
-        write_shard(ledger, spec, key, rows_of(key))
-
-    class Refusal:
-        def __init__(self, at: int) -> None:
-            self.at = at
-            self.seen: list[str] = []
-
-        def add(self, commit):
-            self.seen.append(commit.shard)
-            if len(self.seen) == self.at:
-                raise InputError("no")
-
-        def finish(self):
-            if self.at > len(self.seen):
-                raise InputError("no")
-
-    for at in (3, 99):
-        refusal = Refusal(at)
-        with pytest.raises(InputError):
-            ledger.finalize(manifest_of(KEYS), spec, LATER, refusal)
-        assert refusal.seen == [str(key) for key in KEYS[:at]]
-    assert ledger.read_final() is None
-
-
 def test_garbage_goes_only_after_final_and_grace(tmp_path):
     spec = job_spec(str(tmp_path))
     ledger = open_ledger(spec)

@@ -32,7 +32,9 @@ from llmbatch.errors import (
     StorageBusyError,
 )
 from llmbatch.runtime.idindex import decode_hashes, hash_id
-from llmbatch.runtime.outputs import encode, output_schema, read_ids, read_part, whole_shard, write_shard
+from llmbatch.runtime.ledger import Commit, Ledger
+from llmbatch.runtime.outputs import encode, output_schema, whole_shard, write_shard
+from llmbatch.runtime.parts import ids_in, read_part
 from llmbatch.runtime.rows import Row, StageOutput, from_table, to_table
 from llmbatch.runtime.uniqueids import UniqueIds
 
@@ -41,6 +43,10 @@ from llmbatch.runtime.uniqueids import UniqueIds
 
 def lines(data: bytes) -> list[dict]:
     return [json.loads(line) for line in data.splitlines()]
+
+
+def ids_of(ledger: Ledger, record: Commit) -> list[str]:
+    return ids_in(read_part(ledger.folder, record.data, record.sha256), ledger.output.format)
 
 
 def test_parquet_has_one_column_a_stage_and_null_errors(tmp_path):
@@ -165,11 +171,11 @@ def test_the_record_counts_what_is_in_the_part(tmp_path):
     record = write_shard(ledger, spec, KEY, rows_of(KEY, failing=[1]), worker="node1", seconds=2.5).record
     part = (tmp_path / record.data).read_bytes()
     assert record.size == len(part)
-    assert read_part(ledger, record.data, record.sha256) == part
+    assert read_part(ledger.folder, record.data, record.sha256) == part
     assert (record.rows, record.failed, record.prompt_tokens, record.completion_tokens) == (3, 1, 20, 6)
     assert (record.worker, record.seconds, record.shard) == ("node1", 2.5, str(KEY))
     assert record.id_hashes == ""
-    assert read_ids(ledger, record) == ["0.csv:0", "0.csv:1", "0.csv:2"]
+    assert ids_of(ledger, record) == ["0.csv:0", "0.csv:1", "0.csv:2"]
 
 
 def test_rows_with_ids_of_their_own_are_hashed_in_order(tmp_path):
@@ -207,7 +213,7 @@ def test_a_shard_without_rows_is_a_part_without_rows(tmp_path):
         ledger = open_ledger(spec)
         record = write_shard(ledger, spec, replace(KEY, end=0, rows=0), []).record
         assert record.rows == 0
-        assert read_ids(ledger, record) == []
+        assert ids_of(ledger, record) == []
 
 
 def test_a_part_that_arrived_short_is_not_committed():
@@ -239,10 +245,10 @@ def test_a_part_that_was_changed_or_deleted_is_reported(tmp_path):
     record = write_shard(ledger, spec, KEY, rows_of(KEY)).record
     (tmp_path / record.data).write_bytes(b"other")
     with pytest.raises(InternalError, match="not the file that was committed"):
-        read_ids(ledger, record)
+        ids_of(ledger, record)
     (tmp_path / record.data).unlink()
     with pytest.raises(InternalError, match="gone from"):
-        read_ids(ledger, record)
+        ids_of(ledger, record)
 
 
 def test_two_columns_of_one_name_are_refused():
@@ -285,9 +291,9 @@ def test_an_id_twice_in_one_shard_is_refused(tmp_path):
     spec = job_spec(str(tmp_path), input={"idField": "k"})
     ledger = open_ledger(spec)
     record = write_shard(ledger, spec, KEY, rows_of(KEY, ids="aba".__getitem__)).record
+    unique = UniqueIds(ledger, manifest_of([KEY]))
+    unique.add(record)
     with pytest.raises(DuplicateIdError, match=r"^input.idField: 'a': .*its row 0\) and .*its row 2\)"):
-        unique = UniqueIds(ledger, manifest_of([KEY]))
-        unique.add(record)
         unique.finish()
 
 
@@ -301,12 +307,21 @@ def test_two_ids_with_one_hash_are_no_repetition(tmp_path, monkeypatch):
     unique.finish()
 
 
-def test_repeated_ids_of_another_driver_stop_the_final(tmp_path):
+def test_repeated_ids_nobody_looked_at_stop_the_final(tmp_path):
     spec = job_spec(str(tmp_path), input={"idField": "k"})
     ledger = open_ledger(spec)
     keys = shard_keys(files=2, shards=1, rows=3)
     for key in keys:
         write_shard(ledger, spec, key, rows_of(key, ids="abc".__getitem__))
     with pytest.raises(DuplicateIdError):
-        ledger.finalize(manifest_of(keys), spec, LATER, UniqueIds(ledger, manifest_of(keys)))
+        ledger.finalize(manifest_of(keys), spec, LATER)
     assert ledger.read_final() is None
+
+
+def test_trusted_ids_are_not_compared(tmp_path):
+    spec = job_spec(str(tmp_path), input={"idField": "k", "uniqueIds": "trust"})
+    ledger = open_ledger(spec)
+    keys = shard_keys(files=2, shards=1, rows=3)
+    for key in keys:
+        write_shard(ledger, spec, key, rows_of(key, ids="abc".__getitem__))
+    assert ledger.finalize(manifest_of(keys), spec, LATER).rows == 6
