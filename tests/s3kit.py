@@ -54,6 +54,8 @@ class FaultProxy(S3Server):
     """Method, path and If-None-Match of every request."""
     faults: Counter[str] = field(default_factory=Counter)
     """How often each fault was given."""
+    ignores_conditions: bool = False
+    """Drop If-None-Match, as servers do that do not know it."""
     creating: threading.Lock = field(default_factory=threading.Lock)
     """Moto looks for the key, then writes it, in threads. S3 does both at once, so: one create at a time."""
 
@@ -125,7 +127,10 @@ class _Forwarder(BaseHTTPRequestHandler):
     def _send(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.upstream, timeout=60)
         try:
-            connection.request(self.command, self.path, body=body, headers=dict(self.headers))
+            headers = dict(self.headers)
+            if self.state.ignores_conditions:
+                headers.pop("if-none-match", None)
+            connection.request(self.command, self.path, body=body, headers=headers)
             answer = connection.getresponse()
             return answer.status, dict(answer.getheaders()), answer.read()
         finally:

@@ -61,6 +61,12 @@ def test_a_create_is_sent_with_if_none_match_and_the_second_is_refused(proxy, bu
     ]
 
 
+def test_a_server_that_ignores_if_none_match_is_refused(proxy, bucket):
+    proxy.ignores_conditions = True
+    with pytest.raises(OutputError, match=r"^output.uri: 's3://.*the store must refuse to create an object twice"):
+        open_ledger(spec_on(proxy, bucket))
+
+
 @pytest.mark.parametrize("output_format", ["parquet", "jsonl"])
 def test_a_job_runs_resumes_and_is_final(proxy, bucket, output_format):
     spec = spec_on(proxy, bucket, output_format)

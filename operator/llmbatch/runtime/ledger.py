@@ -236,11 +236,14 @@ class Ledger:
 
         Raises:
             OutputConflictError: the folder belongs to another spec.
-            OutputError, StorageBusyError: the folder cannot be written.
+            OutputError: the folder cannot be written, or its store does not refuse a second create.
+            StorageBusyError: the store does not answer.
         """
         folder = folder or Folder(output.uri, output.storage)
         mine = SpecMark(spec_hash=spec_hash, job=job, started_at=now())
         stored = folder.create_or_read(SPEC_KEY, _json(mine))
+        if stored == _json(mine):
+            folder.check_create_is_atomic(SPEC_KEY, stored)
         mark = _parse_mark(stored, output.uri)
         if mark.spec_hash != spec_hash:
             raise OutputConflictError.of(

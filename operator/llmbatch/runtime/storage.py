@@ -235,6 +235,8 @@ _ERRNO_ADVICE = {
     errno.EFBIG: "raise the file size limit (ulimit -f); what is committed stays",
     errno.ENOTDIR: "every part of the path above the last must be a folder",
     errno.EEXIST: "the path must be a folder",
+    errno.EPERM: "the file system must allow this user hard links",
+    errno.ENOTSUP: "the file system must support hard links",
     errno.EROFS: "the file system must be mounted writable",
 }
 
@@ -343,6 +345,30 @@ class Folder:
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Create an object unless it exists; tell whether what stands there now is `data`."""
         return self.create_or_read(key, data) == data
+
+    def check_create_is_atomic(self, key: str, data: bytes) -> None:
+        """Check that the store refuses to create an object again, with one that exists and its own bytes.
+
+        A server that ignores `If-None-Match` would let two attempts win the same shard.
+
+        Raises:
+            OutputError: the store did create it again.
+            StorageBusyError: the store did not answer within the retries.
+        """
+        for attempt in range(self.retry.tries):
+            try:
+                self.store.put(key, data, mode="create", use_multipart=False)
+            except exceptions.AlreadyExistsError:
+                return
+            except exceptions.BaseError as error:
+                self._pause_or_raise(error, key, attempt)
+            else:
+                raise _error(self.name).of(
+                    self.name,
+                    self.uri,
+                    "the store must refuse to create an object twice (S3: If-None-Match on PutObject), and "
+                    f"it created {key} again: use a store or server version that does",
+                )
 
     def read(self, key: str) -> bytes | None:
         """Return an object's bytes, None when there is none."""

@@ -60,6 +60,15 @@ def test_a_foreign_spec_file_is_refused(tmp_path):
         open_ledger(job_spec(str(tmp_path)))
 
 
+def test_a_store_that_ignores_the_condition_is_refused():
+    class Careless(FaultyStore):
+        def put(self, key, data, **options):
+            return super().put(key, data)
+
+    with pytest.raises(OutputError, match=r"^output.uri: 'x': the store must refuse to create an object twice"):
+        open_ledger(job_spec("x"), Careless(MemoryStore(), no_fault))
+
+
 def test_a_ledger_pickles_as_its_address(tmp_path):
     spec = job_spec(str(tmp_path))
     ledger = pickle.loads(pickle.dumps(open_ledger(spec)))
