@@ -48,7 +48,7 @@ def build(spec: LLMBatchJobSpec, manifest: Manifest, splits: Sequence[Split], le
     keep = None if spec.output.keep_input else needed_fields(spec)
     groups = group_splits(splits, MAX_READ_TASKS)
     source = _source(groups, spec, manifest, keep, ledger)
-    dataset = ray.data.read_datasource(source, override_num_blocks=len(groups), ray_remote_args={"num_cpus": READ_CPUS})
+    dataset = ray.data.read_datasource(source, override_num_blocks=len(groups), num_cpus=READ_CPUS)
     for stage in spec.stages:
         dataset = apply_stage(dataset, stage, spec, (max(1, stage.replicas.min), stage.replicas.max))
     return dataset.map_batches(
