@@ -1,5 +1,6 @@
 """`llmbatch run` as a user runs it: a process with an embedded Ray, stopped, killed and run again."""
 
+import contextlib
 import gzip
 import json
 import os
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -116,8 +117,10 @@ def until_some_shards(job: Path, output: Path, sent: signal.Signals) -> int:
 
 def end_session(leader: int) -> None:
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and os.getsid(int(entry.name)) == leader:
-            os.kill(int(entry.name), signal.SIGKILL)
+        # A process may end by itself between the listing and the signal.
+        with contextlib.suppress(ProcessLookupError):
+            if entry.name.isdigit() and os.getsid(int(entry.name)) == leader:
+                os.kill(int(entry.name), signal.SIGKILL)
 
 
 def commits(output: Path) -> dict[str, bytes]:
