@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
 from typing import Any
 
+import numpy as np
 import orjson
 import pyarrow as pa
 
@@ -143,11 +144,11 @@ class _Builder:
         columns = [
             pa.repeat(str(key), size),
             pa.repeat(pa.scalar(taken[0][0] if taken and seekable else -1, pa.int64()), size),
-            pa.array(range(size), pa.int32()),
+            pa.array(np.arange(size, dtype=np.int32)),
             pa.array(ids, pa.string()),
             pa.array([fields for _, fields, _ in decoded], pa.string()),
             pa.repeat("{}", size),
-            pa.array(errors, pa.string()),
+            pa.array(errors, pa.string()) if any(errors) else pa.repeat("", size),
         ]
         return pa.Table.from_arrays(columns, schema=SCHEMA)
 
