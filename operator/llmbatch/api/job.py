@@ -14,11 +14,12 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 from llmbatch.api.base import API_VERSION, KIND, Document, cel
 from llmbatch.api.conditions import Condition
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,30}$")]
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=31)]
+JobName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=52)]
 Uri = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 Text = Annotated[str, StringConstraints(max_length=32768)]
 ShortText = Annotated[str, StringConstraints(min_length=1, max_length=253)]
-EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
+EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)]
 Quantity = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?([munkKMGTP]i?)?$", max_length=32)]
 Seconds = Annotated[int, Field(ge=0, le=31_536_000)]
 
@@ -89,7 +90,12 @@ class Prompt(Document):
                 cel(
                     "has(self.user) != has(self.messagesField)",
                     "exactly one of user and messagesField must be set",
-                )
+                ),
+                cel(
+                    "!(has(self.system) && has(self.messagesField))",
+                    "system cannot be combined with messagesField: put it into the messages",
+                    field_path=".system",
+                ),
             ]
         }
     }
@@ -143,7 +149,9 @@ class Replicas(Document):
     """Bounds of a stage's actor pool."""
 
     model_config = {
-        "json_schema_extra": {"x-kubernetes-validations": [cel("self.min <= self.max", "min must not exceed max")]}
+        "json_schema_extra": {
+            "x-kubernetes-validations": [cel("self.min <= self.max", "min must not exceed max", field_path=".min")]
+        }
     }
 
     min: Annotated[int, Field(ge=0, le=1024)] = 0
@@ -205,26 +213,35 @@ class Stage(Document):
     model_config = {
         "json_schema_extra": {
             "x-kubernetes-validations": [
-                cel("self.engine == 'simulated' || has(self.model)", "model is required by this engine"),
+                cel(
+                    "self.engine == 'simulated' || has(self.model)",
+                    "model is required by every engine but simulated",
+                    field_path=".model",
+                ),
                 cel(
                     "(self.engine == 'openai') == has(self.endpoint)",
                     "endpoint is required by engine openai and allowed only there",
+                    field_path=".endpoint",
                 ),
                 cel(
                     "self.engine != 'sglang' || self.task == 'generate'",
                     "engine sglang runs task generate only",
+                    field_path=".task",
                 ),
                 cel(
                     "self.engine != 'openai' || self.task in ['generate', 'embed']",
                     "engine openai runs the tasks generate and embed",
+                    field_path=".task",
                 ),
                 cel(
                     "(self.task == 'score') == has(self.prompt.query)",
                     "prompt.query is required by task score and allowed only there",
+                    field_path=".prompt.query",
                 ),
                 cel(
                     f"!(self.name in {sorted(RESERVED_NAMES)!r})",
                     "name is reserved for an output column",
+                    field_path=".name",
                 ),
             ]
         }
@@ -308,7 +325,9 @@ class OnDemandCapacity(Document):
     """Workers that are not preempted."""
 
     model_config = {
-        "json_schema_extra": {"x-kubernetes-validations": [cel("self.base <= self.max", "base must not exceed max")]}
+        "json_schema_extra": {
+            "x-kubernetes-validations": [cel("self.base <= self.max", "base must not exceed max", field_path=".base")]
+        }
     }
 
     base: Annotated[int, Field(ge=0, le=10_000)] = 0
@@ -385,23 +404,29 @@ class Budget(Document):
     """What a worker costs."""
 
 
+def _immutable(field: str) -> dict[str, Any]:
+    return cel(f"self.{field} == oldSelf.{field}", "immutable: create another job", field_path=f".{field}")
+
+
 class LLMBatchJobSpec(Document):
     """What the user wants."""
 
     model_config = {
         "json_schema_extra": {
             "x-kubernetes-validations": [
-                cel("self.input == oldSelf.input", "input is immutable: create another job"),
-                cel("self.stages == oldSelf.stages", "stages are immutable: create another job"),
-                cel("self.output == oldSelf.output", "output is immutable: create another job"),
-                cel("self.shardRows == oldSelf.shardRows", "shardRows is immutable: create another job"),
+                _immutable("input"),
+                _immutable("stages"),
+                _immutable("output"),
+                _immutable("shardRows"),
                 cel(
                     "self.stages.all(s, self.stages.exists_one(t, t.name == s.name))",
                     "stage names must be unique",
+                    field_path=".stages",
                 ),
                 cel(
                     "self.output.format != 'openai' || self.input.format == 'openai' || has(self.input.idField)",
                     "output format openai needs ids: input format openai or input.idField",
+                    field_path=".output.format",
                 ),
             ]
         }
@@ -519,6 +544,10 @@ class Preemptions(Document):
     """The last ten."""
 
 
+def _map_by(key: str) -> dict[str, Any]:
+    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
+
+
 class LLMBatchJobStatus(Document):
     """What llmbatch says of the job."""
 
@@ -526,13 +555,13 @@ class LLMBatchJobStatus(Document):
     """The generation this status speaks of."""
     phase: str | None = None
     """One word derived from the conditions, for display."""
-    conditions: Annotated[tuple[Condition, ...], Field(max_length=16)] = ()
+    conditions: Annotated[tuple[Condition, ...], Field(max_length=16, json_schema_extra=_map_by("type"))] = ()
     """Accepted, ClusterReady, Running, Suspended, Degraded, Stalled, Complete, Failed."""
     attempt: int | None = None
     """Runs of the driver so far."""
     progress: RowProgress | None = None
     """How far the job is."""
-    stages: Annotated[tuple[StageStatus, ...], Field(max_length=MAX_STAGES)] = ()
+    stages: Annotated[tuple[StageStatus, ...], Field(max_length=MAX_STAGES, json_schema_extra=_map_by("name"))] = ()
     """The actor pools."""
     capacity: CapacityStatus | None = None
     """The workers."""
@@ -551,7 +580,7 @@ class ObjectMeta(Document):
 
     model_config = {"extra": "ignore"}
 
-    name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]{0,50}[a-z0-9])?$")]
+    name: JobName
     """The job's name, at most 52 characters: the RayCluster's name is made of it."""
     namespace: ShortText | None = None
     """The job's namespace."""

@@ -463,13 +463,13 @@ def check_complete(manifest: Manifest, spec: LLMBatchJobSpec, keys: Sequence[Sha
     Raises:
         InternalError: a split is not committed to its end, or two shards cover the same rows.
     """
-    todo = list(islice(plan_splits(manifest.files, spec.input, keys), 1))
+    todo = plan_splits(manifest.files, spec.input, keys, manifest.split_bytes)
     if todo:
         raise InternalError(f"{todo[0]} is not committed to its end: the job is not complete")
     before: ShardKey | None = None
     for key in keys:
         if key.file >= len(manifest.files):
-            raise InternalError(f"shard {key} is of no file in the manifest: rows would be doubled")
+            raise InternalError(f"shard {key} is of no file in the manifest: rows would be lost or doubled")
         if not _follows(before, key):
             raise InternalError(f"shard {key} does not follow {before}: rows would be lost or doubled")
         before = key

@@ -8,6 +8,7 @@ import json
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from pyarrow import dataset
 
 from ledgerkit import LATER, job_spec, manifest_of, open_ledger, rows_of, shard_keys
 from llmbatch.errors import InternalError, OutputError
@@ -72,6 +73,17 @@ def test_row_groups_are_gathered_from_many_parts(tmp_path, monkeypatch):
     export(ledger, str(tmp_path / "all.parquet"))
     metadata = pq.read_metadata(tmp_path / "all.parquet")
     assert [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)] == [52] * 6 + [48]
+
+
+def test_the_winners_file_is_enough_to_read_the_output(tmp_path):
+    """As docs/storage.md shows, without llmbatch."""
+    ledger = finish(str(tmp_path / "out"), "parquet")
+    final = json.loads((tmp_path / "out" / "_FINAL").read_bytes())
+    parts = pq.read_table(tmp_path / "out" / final["winners"]["key"]).column("data").to_pylist()
+    rows = dataset.dataset([str(tmp_path / "out" / part) for part in parts]).to_table()
+    assert rows.column("id").to_pylist() == IDS
+    assert final["rows"] == len(IDS)
+    assert final["specHash"] == ledger.spec_hash
 
 
 def test_an_unfinished_job_cannot_be_exported(tmp_path):

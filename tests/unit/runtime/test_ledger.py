@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import threading
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -158,7 +159,11 @@ def test_final_sums_up_and_the_second_one_is_the_first(tmp_path):
     assert (final.shards, final.rows, final.failed) == (4, 12, 4)
     assert (final.prompt_tokens, final.completion_tokens) == (8 * 10, 8 * 3)
     assert (final.started_at, final.finished_at, final.spec_hash) == (CLOCK, LATER, SPEC_HASH)
-    assert ledger.finalize(manifest_of(KEYS), spec, LATER + timedelta(days=1)) == final
+    watched = FaultyStore(ledger.folder.store, no_fault)
+    again = open_ledger(spec, watched)
+    watched.calls.clear()
+    assert again.finalize(manifest_of(KEYS), spec, LATER + timedelta(days=1)) == final
+    assert watched.calls == [("get", "_FINAL")]
     assert json.loads((tmp_path / "_FINAL").read_bytes())["winners"]["key"] == final.winners.key
     assert [winner.shard for winner in ledger.winners()] == KEYS
 
@@ -185,6 +190,26 @@ def test_a_gap_between_shards_is_found(tmp_path):
         ledger.finalize(manifest_of(keys), spec, LATER)
 
 
+@pytest.mark.parametrize(
+    "stray",
+    [
+        replace(KEYS[0], end=KEYS[0].end + 1),
+        replace(KEYS[1], seq=2, end=9),
+        replace(KEYS[1], seq=2, end=9, last=False),
+        replace(KEYS[3], file=9, seq=0),
+    ],
+    ids=["cut at another place", "after the last", "after the last, and not the last", "of no file"],
+)
+def test_a_shard_that_doubles_rows_is_found(tmp_path, stray):
+    spec = job_spec(str(tmp_path))
+    ledger = open_ledger(spec)
+    for key in [*KEYS, stray]:
+        write_shard(ledger, spec, key, rows_of(key))
+    with pytest.raises(InternalError, match=str(stray)):
+        ledger.finalize(manifest_of(KEYS), spec, LATER)
+    assert ledger.read_final() is None
+
+
 @pytest.mark.parametrize("damage", ["delete", "truncate"])
 def test_a_lost_part_is_found_before_final(tmp_path, damage):
     spec = job_spec(str(tmp_path))
@@ -200,26 +225,40 @@ def test_a_lost_part_is_found_before_final(tmp_path, damage):
     assert ledger.read_final() is None
 
 
-def test_garbage_goes_only_after_final_and_grace(tmp_path):
+def finished_with_losers(tmp_path, final_after: timedelta):
+    """A finished job whose every shard has a losing part, and the (real) time its files were written."""
     spec = job_spec(str(tmp_path))
     ledger = open_ledger(spec)
     for key in KEYS:
         write_shard(ledger, spec, key, rows_of(key))
         write_shard(ledger, spec, key, rows_of(key))
+    written = max(path.stat().st_mtime for path in (tmp_path / ledger.data_prefix).iterdir())
+    when = CLOCK.fromtimestamp(written, CLOCK.tzinfo)
+    assert ledger.collect_garbage(when + timedelta(days=365), 0) == 0
+    ledger.finalize(manifest_of(KEYS), spec, when + final_after)
+    return ledger, when
+
+
+def test_garbage_goes_after_final_and_grace(tmp_path):
+    ledger, written = finished_with_losers(tmp_path, timedelta(0))
     parts = tmp_path / ledger.data_prefix
-    # File times are real; so is the "now" that the grace is counted from.
-    written = max(path.stat().st_mtime for path in parts.iterdir())
-    finished = CLOCK.fromtimestamp(written, CLOCK.tzinfo)
-    assert ledger.collect_garbage(finished + timedelta(days=365), 0) == 0
-    ledger.finalize(manifest_of(KEYS), spec, finished)
-    assert ledger.collect_garbage(finished + timedelta(seconds=59), 60) == 0
-    assert len(list(parts.iterdir())) == 8
-    assert ledger.collect_garbage(finished + timedelta(seconds=61), 60) == 4
-    assert ledger.collect_garbage(finished + timedelta(seconds=61), 60) == 0
+    assert len(list(parts.iterdir())) == 2 * len(KEYS)
+    assert ledger.collect_garbage(written + timedelta(seconds=61), 60) == len(KEYS)
+    assert ledger.collect_garbage(written + timedelta(seconds=61), 60) == 0
     assert {f"{ledger.data_prefix}{path.name}" for path in parts.iterdir()} == {
         winner.data for winner in ledger.winners()
     }
     assert_exactly_once(ledger, KEYS)
+
+
+def test_old_garbage_of_a_job_that_just_ended_stays(tmp_path):
+    ledger, written = finished_with_losers(tmp_path, timedelta(days=1))
+    assert ledger.collect_garbage(written + timedelta(days=1, seconds=59), 60) == 0
+
+
+def test_young_garbage_of_a_job_that_ended_long_ago_stays(tmp_path):
+    ledger, written = finished_with_losers(tmp_path, timedelta(days=-1))
+    assert ledger.collect_garbage(written + timedelta(seconds=59), 60) == 0
 
 
 def test_a_staging_file_of_a_killed_local_write_is_no_commit(tmp_path):
