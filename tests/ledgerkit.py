@@ -86,6 +86,7 @@ def _row(key: ShardKey, position: int, first: int, fails: bool, ids: Callable[[i
         position=position,
         id=ids(position) if ids else f"{key.file}.csv:{number}",
         fields={"text": f"file {key.file} row {number}"},
+        seconds=0.5,
     )
     if fails:
         row.error = RowError("say", "ContextLengthExceeded", "9000 tokens, at most 8192 fit")

@@ -34,7 +34,7 @@ class PoolProgress(Document):
     rows_per_second: float = 0.0
     """Rows finished a second, over the last ten seconds."""
     tokens_per_second: float = 0.0
-    """Tokens read and generated a second, over the last ten seconds."""
+    """Rows finished a second, times the tokens (read and generated) a row of the stage had so far."""
     service_seconds_per_row: float | None = None
     """Measured replica-seconds a row, times GPUs a replica (GPU-seconds a row on GPUs)."""
     explanation: str = ""

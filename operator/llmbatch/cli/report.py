@@ -49,7 +49,7 @@ th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere; }
 <td>{{ stage.model.name if stage.model else "none" }}</td><td>{{ pool.rows_completed }}</td>
 <td>{{ "%.4f" | format(pool.service_seconds_per_row) if pool.service_seconds_per_row else "&ndash;" | safe }}</td></tr>
 {% endfor %}</table>
-{% if shards %}<h2>Slowest commits</h2>
+{% if shards %}<h2>Slowest shards</h2>
 <table><tr><th>shard</th><th>rows</th><th>failed</th><th>seconds</th><th>worker</th></tr>
 {% for shard in shards %}<tr><td>{{ shard.shard }}</td><td>{{ shard.rows }}</td><td>{{ shard.failed }}</td>
 <td>{{ "%.3f" | format(shard.seconds) }}</td><td>{{ shard.worker }}</td></tr>{% endfor %}</table>{% endif %}

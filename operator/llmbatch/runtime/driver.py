@@ -24,7 +24,7 @@ from llmbatch.errors import ErrorRateError, InternalError, LLMBatchError
 from llmbatch.runtime import pipeline, pools
 from llmbatch.runtime.engines.checks import check_engines
 from llmbatch.runtime.ledger import Commit, Final, Ledger, Manifest
-from llmbatch.runtime.outputs import CommitResult
+from llmbatch.runtime.pipeline import ShardResult
 from llmbatch.runtime.prompts import check_templates
 from llmbatch.runtime.readers.listing import list_files, sample_fields
 from llmbatch.runtime.shards import SPLIT_BYTES, ShardKey, Split, plan_splits
@@ -58,7 +58,7 @@ class ShardTiming:
     shard: str
     """Its key."""
     seconds: float
-    """From the previous shard's end at the same worker, or from its read, to its commit."""
+    """Replica-seconds its rows took in all stages."""
     rows: int
     """Rows in it."""
     failed: int
@@ -95,6 +95,7 @@ class _Tally:
     completion_tokens: int = 0
     shards: int = 0
     new_rows: int = 0
+    stage_tokens: list[int] = field(default_factory=list)
     timings: list[ShardTiming] = field(default_factory=list)
 
     def add(self, commit: Commit) -> None:
@@ -104,10 +105,13 @@ class _Tally:
         self.completion_tokens += commit.completion_tokens
         self.shards += 1
 
-    def add_new(self, commit: Commit, seconds: float) -> None:
+    def add_new(self, result: ShardResult) -> None:
+        commit = result.record
         self.add(commit)
         self.new_rows += commit.rows
-        timing = ShardTiming(commit.shard, seconds, commit.rows, commit.failed, commit.worker)
+        before = self.stage_tokens or [0] * len(result.tokens)
+        self.stage_tokens = [sum(pair) for pair in zip(before, result.tokens, strict=True)]
+        timing = ShardTiming(commit.shard, commit.seconds, commit.rows, commit.failed, commit.worker)
         slowest = [*self.timings, timing]
         self.timings = nsmallest(SLOWEST_SHARDS, slowest, key=lambda shard: -shard.seconds)
 
@@ -192,7 +196,7 @@ class _Attempt:
         with embedded_ray(self.options):
             pools.configure_ray_data(self.monitor)
             dataset = pipeline.build(self.spec, self.manifest, todo, self.ledger)
-            blocks: queue.SimpleQueue[list[CommitResult] | BaseException | None] = queue.SimpleQueue()
+            blocks: queue.SimpleQueue[list[ShardResult] | BaseException | None] = queue.SimpleQueue()
             threading.Thread(target=_pump, args=(dataset, blocks), daemon=True, name="commits").start()
             self._follow(blocks)
 
@@ -214,7 +218,7 @@ class _Attempt:
 
     def _next(self, blocks: queue.SimpleQueue[Any]) -> Any:
         wait_until = time.monotonic() + TICK_SECONDS
-        received: list[CommitResult] = []
+        received: list[ShardResult] = []
         while (left := wait_until - time.monotonic()) > 0:
             try:
                 item = blocks.get(timeout=left)
@@ -233,8 +237,8 @@ class _Attempt:
         self.tally.add(commit)
         self._check_unique(commit)
 
-    def _take_new(self, result: CommitResult) -> None:
-        self.tally.add_new(result.record, result.record.seconds or 0.0)
+    def _take_new(self, result: ShardResult) -> None:
+        self.tally.add_new(result)
         self._check_unique(result.record)
 
     def _check_unique(self, commit: Commit) -> None:
@@ -293,9 +297,8 @@ class _Attempt:
         samples = self.monitor.latest().pools
         if len(samples) != len(self.spec.stages):
             return tuple(PoolProgress(name=stage.name) for stage in self.spec.stages)
-        tokens = self._tokens_per_row()
         found = []
-        for stage, sample in zip(self.spec.stages, samples, strict=True):
+        for stage, sample, tokens in zip(self.spec.stages, samples, self._tokens_per_row(), strict=True):
             rate = self.rates[stage.name].update(now, sample.rows_completed)
             gpus = stage.resources.gpus or 1
             service = sample.busy_seconds * gpus / sample.rows_completed if sample.rows_completed else None
@@ -316,10 +319,9 @@ class _Attempt:
             )
         return tuple(found)
 
-    def _tokens_per_row(self) -> float:
-        tally = self.tally
-        tokens = tally.prompt_tokens + tally.completion_tokens
-        return tokens / tally.rows / len(self.spec.stages) if tally.rows else 0.0
+    def _tokens_per_row(self) -> list[float]:
+        committed = max(1, self.tally.new_rows)
+        return [tokens / committed for tokens in self.tally.stage_tokens or [0] * len(self.spec.stages)]
 
     def _already_complete(self, final: Final) -> RunResult:
         self.tally = _Tally(

@@ -88,7 +88,7 @@ class Commit(Document):
     """Tokens read, all stages and rows."""
     completion_tokens: Annotated[int, Field(ge=0)] = 0
     """Tokens generated, all stages and rows."""
-    seconds: Annotated[float, Field(ge=0)] | None = None
+    seconds: Annotated[float, Field(ge=0)] = 0.0
     """Seconds from the read of the shard to its commit, where known."""
     id_hashes: str = ""
     """Hashes of the ids in row order (see idindex.py); empty when ids are generated and so unique."""

@@ -48,7 +48,6 @@ def write_shard(
     rows: Sequence[Row],
     *,
     worker: str = "",
-    seconds: float | None = None,
     attempt: str | None = None,
 ) -> CommitResult:
     """Write all rows of one shard and commit it.
@@ -59,7 +58,6 @@ def write_shard(
         shard: Which shard.
         rows: All its rows, in any order.
         worker: Who asks, for people.
-        seconds: From the read of the shard until now, where known.
         attempt: Unique id of this attempt; a random one when left out.
 
     Raises:
@@ -89,7 +87,7 @@ def write_shard(
         failed=len(failed),
         prompt_tokens=sum(map(prompt_tokens, rows)),
         completion_tokens=sum(map(completion_tokens, rows)),
-        seconds=seconds,
+        seconds=sum(row.seconds for row in rows),
         id_hashes=encode_hashes(row.id for row in rows) if has_own_ids(spec) else "",
         worker=worker,
     )

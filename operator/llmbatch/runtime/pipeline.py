@@ -6,8 +6,8 @@ commit takes apart what came together and refuses a shard that is not whole.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import Any
 
@@ -16,10 +16,10 @@ import pyarrow.compute as pc
 
 from llmbatch.api.job import LLMBatchJobSpec
 from llmbatch.runtime.ledger import Commit, Ledger, Manifest
-from llmbatch.runtime.outputs import CommitResult, write_shard
+from llmbatch.runtime.outputs import write_shard
 from llmbatch.runtime.prompts import needed_fields
 from llmbatch.runtime.readers.shards import read_split_tables
-from llmbatch.runtime.rows import from_table
+from llmbatch.runtime.rows import Row, from_table
 from llmbatch.runtime.shards import ShardKey, Split
 from llmbatch.runtime.stages import apply_stage
 
@@ -31,7 +31,19 @@ READ_CPUS = 0.1
 COMMIT_CPUS = 0.1
 """CPU a commit reserves: it waits for storage."""
 
-COMMIT_SCHEMA = pa.schema([("commit", pa.string()), ("won", pa.bool_()), ("seconds", pa.float64())])
+COMMIT_SCHEMA = pa.schema([("commit", pa.string()), ("won", pa.bool_()), ("tokens", pa.list_(pa.int64()))])
+
+
+@dataclass(frozen=True, slots=True)
+class ShardResult:
+    """What a commit task tells the driver about one shard."""
+
+    record: Commit
+    """The commit that counts."""
+    won: bool
+    """Whether it is this attempt's."""
+    tokens: tuple[int, ...]
+    """Tokens read and generated in it, by stage."""
 
 
 def build(spec: LLMBatchJobSpec, manifest: Manifest, splits: Sequence[Split], ledger: Ledger) -> Any:
@@ -123,7 +135,7 @@ class _Read:
 
 
 def commit_block(block: pa.Table, *, ledger: Ledger, spec: LLMBatchJobSpec) -> pa.Table:
-    """Commit every shard of a block, and return one row a shard: its commit, and whether it is ours.
+    """Commit every shard of a block, and return one row a shard: a `ShardResult` as `COMMIT_SCHEMA`.
 
     Raises:
         ShardSplitError: a shard in the block is not whole.
@@ -133,18 +145,23 @@ def commit_block(block: pa.Table, *, ledger: Ledger, spec: LLMBatchJobSpec) -> p
 
     worker = ray.get_runtime_context().get_node_id()[:12]
     results = []
-    for shard, rows in _by_shard(block):
-        started = time.perf_counter()
-        result = write_shard(ledger, spec, shard, from_table(rows), worker=worker)
-        results.append((result, time.perf_counter() - started))
+    for shard, table in _by_shard(block):
+        rows = from_table(table)
+        result = write_shard(ledger, spec, shard, rows, worker=worker)
+        results.append((result, _tokens(spec, rows)))
     return pa.table(
         [
             [result.record.model_dump_json(by_alias=True) for result, _ in results],
             [result.won for result, _ in results],
-            [seconds for _, seconds in results],
+            [tokens for _, tokens in results],
         ],
         schema=COMMIT_SCHEMA,
     )
+
+
+def _tokens(spec: LLMBatchJobSpec, rows: Sequence[Row]) -> list[int]:
+    outputs = [[row.outputs[stage.name] for row in rows if stage.name in row.outputs] for stage in spec.stages]
+    return [sum(output.prompt_tokens + output.completion_tokens for output in stage) for stage in outputs]
 
 
 def _by_shard(block: pa.Table) -> Iterable[tuple[ShardKey, pa.Table]]:
@@ -158,6 +175,9 @@ def _by_shard(block: pa.Table) -> Iterable[tuple[ShardKey, pa.Table]]:
         yield ShardKey.parse(name), block.filter(pc.equal(block.column("shard"), name))
 
 
-def results_of(block: pa.Table) -> list[CommitResult]:
+def results_of(block: pa.Table) -> list[ShardResult]:
     """Unpack a block that `commit_block` returned."""
-    return [CommitResult(Commit.model_validate_json(row["commit"]), won=row["won"]) for row in block.to_pylist()]
+    return [
+        ShardResult(Commit.model_validate_json(row["commit"]), row["won"], tuple(row["tokens"]))
+        for row in block.to_pylist()
+    ]

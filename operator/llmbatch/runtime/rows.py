@@ -22,6 +22,7 @@ SCHEMA = pa.schema(
         ("fields", pa.string()),  # JSON object: the input row
         ("outputs", pa.string()),  # JSON object: stage name -> Output of that stage
         ("error", pa.string()),  # JSON RowError, or "" while the row is well
+        ("seconds", pa.float64()),  # replica-seconds that the stages spent on the row so far
     ]
 )
 COLUMNS = tuple(SCHEMA.names)
@@ -64,6 +65,7 @@ class Row:
     fields: dict[str, Any]
     outputs: dict[str, StageOutput] = field(default_factory=dict)
     error: RowError | None = None
+    seconds: float = 0.0
 
 
 def to_table(rows: Iterable[Row]) -> pa.Table:
@@ -77,6 +79,7 @@ def to_table(rows: Iterable[Row]) -> pa.Table:
         [dumps(row.fields) for row in rows],
         [dumps(row.outputs) for row in rows],
         [dumps(row.error) if row.error else "" for row in rows],
+        [row.seconds for row in rows],
     ]
     arrays = [pa.array(values, type=kind.type) for values, kind in zip(columns, SCHEMA, strict=True)]
     return pa.Table.from_arrays(arrays, schema=SCHEMA)
@@ -98,6 +101,7 @@ def from_mapping(record: Mapping[str, Any]) -> Row:
         fields=orjson.loads(record["fields"]),
         outputs={name: StageOutput(**output) for name, output in orjson.loads(record["outputs"]).items()},
         error=RowError(**orjson.loads(error)) if error else None,
+        seconds=float(record["seconds"]),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pyarrow as pa
@@ -35,6 +36,7 @@ class Replica:
         Raises:
             InternalError: the engine returned another number of results than it was asked.
         """
+        started = time.perf_counter()
         rows = from_table(batch)
         asked = [(row, request) for row in rows if row.error is None and (request := self._request(row))]
         results = self._engine.run([request for _, request in asked]) if asked else []
@@ -45,6 +47,9 @@ class Replica:
                 row.error = result
             else:
                 row.outputs[self._stage.name] = result
+        seconds = (time.perf_counter() - started) / max(1, len(rows))
+        for row in rows:
+            row.seconds += seconds
         return to_table(rows)
 
     def _request(self, row: Row) -> Request | None:

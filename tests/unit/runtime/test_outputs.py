@@ -155,7 +155,7 @@ def test_the_same_rows_give_the_same_bytes_whatever_way_they_came(tmp_path, outp
     spec = job_spec(str(tmp_path), output_format)
     ledger = open_ledger(spec)
     rows = rows_of(KEY, failing=[0], ids=str)
-    first = write_shard(ledger, spec, KEY, rows, worker="w1", seconds=1.0)
+    first = write_shard(ledger, spec, KEY, rows, worker="w1")
     second = write_shard(ledger, spec, KEY, from_table(to_table(rows[::-1])), worker="w2")
     parts = sorted((tmp_path / ledger.data_prefix).iterdir())
     assert len(parts) == 2
@@ -168,12 +168,12 @@ def test_the_same_rows_give_the_same_bytes_whatever_way_they_came(tmp_path, outp
 def test_the_record_counts_what_is_in_the_part(tmp_path):
     spec = job_spec(str(tmp_path))
     ledger = open_ledger(spec)
-    record = write_shard(ledger, spec, KEY, rows_of(KEY, failing=[1]), worker="node1", seconds=2.5).record
+    record = write_shard(ledger, spec, KEY, rows_of(KEY, failing=[1]), worker="node1").record
     part = (tmp_path / record.data).read_bytes()
     assert record.size == len(part)
     assert read_part(ledger.folder, record.data, record.sha256) == part
     assert (record.rows, record.failed, record.prompt_tokens, record.completion_tokens) == (3, 1, 20, 6)
-    assert (record.worker, record.seconds, record.shard) == ("node1", 2.5, str(KEY))
+    assert (record.worker, record.seconds, record.shard) == ("node1", 1.5, str(KEY))
     assert record.id_hashes == ""
     assert ids_of(ledger, record) == ["0.csv:0", "0.csv:1", "0.csv:2"]
 

@@ -149,6 +149,7 @@ class _Builder:
             pa.array([fields for _, fields, _ in decoded], pa.string()),
             pa.repeat("{}", size),
             pa.array(errors, pa.string()) if any(errors) else pa.repeat("", size),
+            pa.repeat(0.0, size),
         ]
         return pa.Table.from_arrays(columns, schema=SCHEMA)
 
