@@ -1,0 +1,1 @@
+"""Capacity: how many nodes to ask for, and traces of how many there were."""
