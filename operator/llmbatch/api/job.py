@@ -358,8 +358,8 @@ class Fallback(Document):
 class CapacitySpec(Document):
     """How many workers of which kind. Read in a cluster only."""
 
-    gpus_per_worker: Annotated[int, Field(ge=0, le=16)] = 1
-    """GPUs of one worker pod."""
+    gpus_per_worker: Annotated[int, Field(ge=0, le=16)] | None = None
+    """GPUs of one worker pod. Left out, as many as the largest replica of a stage needs."""
     spot: SpotCapacity = SpotCapacity()
     """Preemptible workers, taken first."""
     on_demand: OnDemandCapacity = OnDemandCapacity()
@@ -458,6 +458,11 @@ class LLMBatchJobSpec(Document):
     """Runtime image of the Ray pods. Left out, the operator's default."""
     pod_overlay: dict[str, Any] = {}
     """Merged strategically into the Ray pods, such as volumes or a service account."""
+
+    def worker_gpus(self) -> int:
+        """Return the GPUs of one worker pod."""
+        chosen = self.capacity.gpus_per_worker
+        return max(stage.resources.gpus for stage in self.stages) if chosen is None else chosen
 
     @field_validator("stages")
     @classmethod

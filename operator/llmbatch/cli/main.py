@@ -6,6 +6,7 @@ import typer
 
 from llmbatch import __version__
 from llmbatch.cli.export import export
+from llmbatch.cli.render import render
 from llmbatch.cli.run import run
 from llmbatch.cli.validate import validate
 
@@ -19,6 +20,7 @@ app = typer.Typer(
 app.command()(run)
 app.command()(validate)
 app.command()(export)
+app.command()(render)
 
 
 @app.command()

@@ -6,7 +6,7 @@ seconds, durations seconds. Secrets are never in it, only whether they exist.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -230,6 +230,10 @@ class OperatorSettings(Document):
     """Memory request and limit of a worker."""
     head_node_selector: dict[str, str] = {}
     """Labels of the nodes for heads; left out, the job's on-demand labels."""
+    head_tolerations: tuple[dict[str, Any], ...] = ()
+    """Tolerations of heads, besides the job's on-demand ones."""
+    object_store_bytes: Annotated[int, Field(ge=100_000_000)] | None = None
+    """Ray's object store on each pod; left out, Ray takes 30 % of the pod's memory."""
     priority_class: str | None = None
     """PriorityClass of the head."""
     grace_seconds: Annotated[int, Field(ge=1, le=3600)] = 25

@@ -1,0 +1,48 @@
+"""`llmbatch render`: the objects that the operator would create for a job, without a cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+
+from llmbatch.cli.job_file import read_job
+from llmbatch.core.job.admission import check_admission
+from llmbatch.core.job.children import build_support
+from llmbatch.core.job.children.cluster import build_ray_cluster
+from llmbatch.core.job.children.support import run_spec_name, run_spec_of
+from llmbatch.core.job.snapshot import JobObservation, OperatorSettings
+from llmbatch.errors import SpecError
+
+INVALID = 2
+NO_UID = "00000000-0000-0000-0000-000000000000"
+HEADER = "# {job}: what the operator creates. Its token is random and not shown; its workers grow from here.\n"
+
+
+def render(
+    file: Annotated[Path, typer.Argument(help="Job file: YAML or JSON, one job.")],
+    namespace: Annotated[str, typer.Option(help="Namespace of a job whose file names none.")] = "default",
+    image: Annotated[str | None, typer.Option(help="Runtime image of a job whose file names none.")] = None,
+) -> None:
+    """Print the children of a job as YAML. Exit code 2 when the job is invalid."""
+    settings = OperatorSettings() if image is None else OperatorSettings(image=image)
+    try:
+        job = read_job(file)
+        check_admission(job.spec)
+        seen = JobObservation(
+            name=job.metadata.name,
+            namespace=job.metadata.namespace or namespace,
+            uid=job.metadata.uid or NO_UID,
+            labels=job.metadata.labels,
+        )
+        run_spec = run_spec_name(seen, run_spec_of(seen, job.spec))
+        children = [
+            *build_support(seen, job.spec, settings),
+            build_ray_cluster(seen, job.spec, settings, run_spec),
+        ]
+    except SpecError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(INVALID) from error
+    typer.echo(HEADER.format(job=seen.name) + yaml.safe_dump_all(children, sort_keys=False), nl=False)
