@@ -27,6 +27,7 @@ RESERVED_NAMES = frozenset(
     {"id", "input", "error", "error_stage", "prompt_tokens", "completion_tokens", "messages", "row"}
 )
 MAX_STAGES = 8
+MAX_COUNTED = 1_000
 
 InputFormat = Literal["openai", "jsonl", "csv", "parquet"]
 OutputFormat = Literal["parquet", "jsonl", "openai"]
@@ -399,7 +400,7 @@ class Budget(Document):
     """A bound on the cost, from prices the user gives. Read in a cluster only."""
 
     max_cost: Annotated[float, Field(gt=0)]
-    """The job stops adding workers when this is spent."""
+    """When this is spent, the job commits what is in flight and pauses until it is raised."""
     prices: Prices
     """What a worker costs."""
 
@@ -453,7 +454,7 @@ class LLMBatchJobSpec(Document):
     budget: Budget | None = None
     """A bound on the cost."""
     ttl_seconds_after_finished: Seconds | None = None
-    """The RayCluster of a finished job is removed after this long. The job itself stays."""
+    """How long a finished job keeps its head, for its logs; left out, 0. Its workers go at once, the job stays."""
     image: ShortText | None = None
     """Runtime image of the Ray pods. Left out, the operator's default."""
     pod_overlay: dict[str, Any] = {}
@@ -547,6 +548,8 @@ class Preemptions(Document):
     """Since the job began."""
     recent: Annotated[tuple[Preemption, ...], Field(max_length=10)] = ()
     """The last ten."""
+    counted: Annotated[tuple[str, ...], Field(max_length=MAX_COUNTED)] = ()
+    """Workers on notice that are in the total already and still exist, so that none counts twice."""
 
 
 def _map_by(key: str) -> dict[str, Any]:
@@ -563,7 +566,19 @@ class LLMBatchJobStatus(Document):
     conditions: Annotated[tuple[Condition, ...], Field(max_length=16, json_schema_extra=_map_by("type"))] = ()
     """Accepted, ClusterReady, Running, Suspended, Degraded, Stalled, Complete, Failed."""
     attempt: int | None = None
-    """Runs of the driver so far."""
+    """Runs of the driver so far. It stands here before anything is done for it."""
+    attempt_started_at: str | None = None
+    """When this attempt's driver was first seen, RFC 3339; absent before."""
+    failures: int = 0
+    """Attempts that failed by themselves. failurePolicy.backoffLimit bounds them."""
+    interruptions: int = 0
+    """Attempts that lost their head to a preemption or the like. Unbounded."""
+    retry_at: str | None = None
+    """No driver is submitted before, RFC 3339."""
+    pausing_since: str | None = None
+    """Since when the driver is asked to finish what is in flight, RFC 3339."""
+    ray_cluster_name: str | None = None
+    """The RayCluster. It stands here before it is created."""
     progress: RowProgress | None = None
     """How far the job is."""
     stages: Annotated[tuple[StageStatus, ...], Field(max_length=MAX_STAGES, json_schema_extra=_map_by("name"))] = ()
@@ -578,6 +593,8 @@ class LLMBatchJobStatus(Document):
     """When the job was first accepted, RFC 3339."""
     finished_at: str | None = None
     """When the job ended, RFC 3339."""
+    updated_at: str | None = None
+    """When the numbers above were brought up to date, RFC 3339."""
 
 
 class ObjectMeta(Document):

@@ -1,0 +1,117 @@
+"""What a snapshot says about the present attempt: plain questions, answered once."""
+
+from __future__ import annotations
+
+from llmbatch.api.base import Document
+from llmbatch.api.progress import Progress
+from llmbatch.core.job.children.names import submission_id
+from llmbatch.core.job.snapshot import (
+    HEAD_GROUP,
+    SPOT_GROUP,
+    Notice,
+    PodObservation,
+    RayJobObservation,
+    Snapshot,
+)
+
+LIVE = ("PENDING", "RUNNING")
+_SEVERITY = ("advisory", "draining", "reclaim", "lost")
+
+
+class Worker(Document):
+    """A worker pod and the strongest signal on it or on its node."""
+
+    pod: PodObservation
+    """The pod."""
+    notice: Notice | None = None
+    """Its notice."""
+
+    @property
+    def doomed(self) -> bool:
+        """Whether it will go or has gone; an advisory is no reason to give up a worker."""
+        return self.pod.terminating or (self.notice is not None and self.notice.kind != "advisory")
+
+    @property
+    def useful(self) -> bool:
+        """Whether it takes work and will go on taking it."""
+        return self.pod.ready and not self.doomed
+
+    @property
+    def spot(self) -> bool:
+        """Whether it runs on spot capacity."""
+        return self.pod.group == SPOT_GROUP
+
+
+def head_pod(snapshot: Snapshot) -> PodObservation | None:
+    """Return the head that is to stay, else one that goes, else None."""
+    heads = [pod for pod in snapshot.pods if pod.group == HEAD_GROUP]
+    return min(heads, key=lambda pod: (pod.terminating, -pod.created_at), default=None)
+
+
+def head_ready(snapshot: Snapshot) -> bool:
+    """Tell whether the head can be talked to."""
+    head, cluster = head_pod(snapshot), snapshot.cluster
+    return cluster is not None and not cluster.deleting and head is not None and head.ready and not head.terminating
+
+
+def workers(snapshot: Snapshot) -> list[Worker]:
+    """Return the worker pods with their notices, in the order of the snapshot."""
+    nodes = {node.name: node for node in snapshot.nodes}
+    found = []
+    for pod in snapshot.pods:
+        if pod.group == HEAD_GROUP:
+            continue
+        node = nodes.get(pod.node or "")
+        found.append(Worker(pod=pod, notice=_strongest(pod.notice, node.notice if node else None)))
+    return found
+
+
+def shrinking(snapshot: Snapshot) -> frozenset[str]:
+    """Return the workers that KubeRay was told to delete: their end is our own doing."""
+    groups = snapshot.cluster.groups if snapshot.cluster else ()
+    return frozenset(name for group in groups for name in group.workers_to_delete)
+
+
+def present_job(snapshot: Snapshot) -> RayJobObservation | None:
+    """Return the submission of the stored attempt, if the head knows it."""
+    job = snapshot.job
+    if job.status.attempt is None:
+        return None
+    wanted = submission_id(job.uid, job.status.attempt)
+    return next((seen for seen in snapshot.ray.jobs if seen.submission_id == wanted), None)
+
+
+def other_live_jobs(snapshot: Snapshot) -> list[RayJobObservation]:
+    """Return submissions of other attempts that have not ended."""
+    present = present_job(snapshot)
+    return [seen for seen in snapshot.ray.jobs if seen is not present and seen.state in LIVE]
+
+
+def driver_lives(snapshot: Snapshot) -> bool:
+    """Tell whether the present attempt's driver is known to run or to be about to."""
+    present = present_job(snapshot)
+    return snapshot.ray.reachable and present is not None and present.state in LIVE
+
+
+def present_progress(snapshot: Snapshot) -> Progress | None:
+    """Return the Progress of the present attempt: the endpoint's, else the last line of its log."""
+    present = present_job(snapshot)
+    for progress in (snapshot.runtime.progress, present.final_progress if present else None):
+        if progress is not None and progress.attempt == snapshot.job.status.attempt:
+            return progress
+    return None
+
+
+def ray_silent_seconds(snapshot: Snapshot) -> float:
+    """Return how long a head that is ready has not answered the Jobs API, in seconds."""
+    head, since = head_pod(snapshot), snapshot.ray.unreachable_since
+    if snapshot.ray.reachable or since is None or head is None or not head_ready(snapshot):
+        return 0.0
+    return max(0.0, snapshot.now - max(since, head.created_at))
+
+
+def _strongest(first: Notice | None, second: Notice | None) -> Notice | None:
+    notices = [notice for notice in (first, second) if notice is not None]
+    earliest = min((notice.deadline for notice in notices if notice.deadline is not None), default=None)
+    strongest = max(notices, key=lambda notice: _SEVERITY.index(notice.kind), default=None)
+    return strongest and strongest.model_copy(update={"deadline": earliest})
