@@ -1,0 +1,111 @@
+"""Several policies on one trace: what each did with the GPUs that were there, against the same bound."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from llmbatch.simulator.oracle import Efficiency, efficiency
+
+WATERFALL = ("useful", "load", "switch", "starved", "blocked", "redo", "detection", "unallocated")
+"""What GPU-seconds go to. Useful ones ended in a committed row; the others say why they did not."""
+CLOSES = 0.005
+"""The waterfall's parts and the GPU-seconds there were may differ by this share; beyond, a run is no measurement."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """What one run looked like over time.
+
+    `seconds` rise; every other sequence is as long. `gpus` are there, `ready` (by stage) are those of replicas that
+    take rows, `loading` those of replicas that start, `queued` (by stage) are rows that wait for it, `committed` rows.
+    """
+
+    seconds: Sequence[float]
+    gpus: Sequence[float]
+    ready: Mapping[str, Sequence[float]]
+    loading: Sequence[float]
+    queued: Mapping[str, Sequence[float]]
+    committed: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One run of one policy.
+
+    `rows` are committed ones, `seconds` from 0 to the last commit of a finished input, or to the end of the trace;
+    `spent` are the GPU-seconds of each part of the waterfall, `gpu_seconds` those that were there until `seconds`.
+    """
+
+    policy: str
+    seed: int
+    rows: float
+    seconds: float
+    gpu_seconds: float
+    spent: Mapping[str, float]
+    bound: float
+    series: Series
+
+    @property
+    def efficiency(self) -> Efficiency:
+        """Rows over the clairvoyant bound of the same stretch."""
+        return efficiency(self.rows, self.bound)
+
+    @property
+    def closes(self) -> bool:
+        """Whether the waterfall's parts add up to the GPU-seconds that were there."""
+        return abs(sum(self.spent.values()) - self.gpu_seconds) <= CLOSES * self.gpu_seconds
+
+    @property
+    def failed(self) -> bool:
+        """Whether the run is no measurement: rows above the bound, or GPU-seconds nobody accounts for."""
+        return self.efficiency.failed or not self.closes
+
+    def share(self, part: str) -> float:
+        """Return a part of the waterfall as a share of the GPU-seconds that were there."""
+        return self.spent.get(part, 0.0) / self.gpu_seconds if self.gpu_seconds else 0.0
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The runs of one policy, one a seed."""
+
+    policy: str
+    outcomes: Sequence[Outcome]
+
+    @property
+    def rows(self) -> float:
+        """Mean rows committed."""
+        return fmean(outcome.rows for outcome in self.outcomes)
+
+    @property
+    def rows_per_second(self) -> float:
+        """Mean rows a second."""
+        return fmean(outcome.rows / outcome.seconds for outcome in self.outcomes)
+
+    @property
+    def efficiency(self) -> Efficiency:
+        """Mean share of the bound; failed where any seed failed."""
+        shares = [outcome.efficiency for outcome in self.outcomes]
+        failed = [share for share in shares if share.failed]
+        return failed[0] if failed else Efficiency(fmean(share.share for share in shares))
+
+    @property
+    def least_efficiency(self) -> Efficiency:
+        """The lowest share of the bound of any seed."""
+        return Efficiency(min(outcome.efficiency.share for outcome in self.outcomes))
+
+    @property
+    def gpu_hours(self) -> float:
+        """Mean GPU-hours that were there."""
+        return fmean(outcome.gpu_seconds for outcome in self.outcomes) / 3600
+
+    @property
+    def failed(self) -> bool:
+        """Whether any seed's run is no measurement."""
+        return any(outcome.failed for outcome in self.outcomes)
+
+    def share(self, part: str) -> float:
+        """Return the mean share of a part of the waterfall."""
+        return fmean(outcome.share(part) for outcome in self.outcomes)
