@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llmbatch.api.progress import Progress
-from llmbatch.core.job.facts import head_pod, present_job, present_progress, ray_silent_seconds
+from llmbatch.core.job.facts import LIVE, head_pod, present_job, present_progress, ray_silent_seconds
 from llmbatch.core.job.snapshot import RayJobObservation, Snapshot
 from llmbatch.core.job.times import unix
 from llmbatch.errors import JobFailedError, UserError
@@ -24,6 +24,7 @@ FIRST_BACKOFF_SECONDS = 10.0
 LONGEST_BACKOFF_SECONDS = 360.0
 """As Kubernetes' Job controller: 10 s, doubled with each failure, at most 6 minutes."""
 USER_ERROR_EXIT, POLICY_EXIT = 2, 1
+"""The runtime's exit codes. Without a Progress, 1 proves nothing: Python ends a crash with it too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,22 +74,23 @@ def _of_progress(progress: Progress | None, present: RayJobObservation | None) -
     if progress.state == "paused":
         return Outcome("paused", "Paused", "The driver committed what was in flight and ended")
     name, _, text = progress.error.partition(": ")
-    final = name in FINAL_ERRORS or (present is not None and present.exit_code in (USER_ERROR_EXIT, POLICY_EXIT))
-    reason = name if name.isidentifier() else "DriverFailed"
-    return Outcome("refused" if final else "failed", reason, text or progress.error or "The driver failed")
+    if name in FINAL_ERRORS:
+        return Outcome("refused", name, text)
+    if present is not None and present.state in LIVE:
+        return None  # It lingers for this to be read; its exit code follows and says more.
+    final = present is not None and present.exit_code in (USER_ERROR_EXIT, POLICY_EXIT)
+    return Outcome("refused" if final else "failed", "DriverFailed", progress.error or "The driver gave no reason")
 
 
 def _of_submission(present: RayJobObservation) -> Outcome | None:
     """Judge by what Ray says of a driver whose Progress is not to be had."""
-    if present.state in ("PENDING", "RUNNING"):
+    if present.state in LIVE:
         return None
     message = present.message or f"Ray says {present.state}"
     if present.state == "SUCCEEDED":
         return Outcome("interrupted", "EndedUnseen", "The driver ended and nobody saw how; the next attempt checks")
     if present.exit_code == USER_ERROR_EXIT:
         return Outcome("refused", "UserError", message)
-    if present.exit_code == POLICY_EXIT:
-        return Outcome("refused", "JobFailedError", message)
     return Outcome("failed", "DriverStopped" if present.state == "STOPPED" else "DriverFailed", message)
 
 

@@ -1,0 +1,202 @@
+"""Bringing an attempt up and keeping it going: children, cluster, submission, Capacity, workers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmbatch.api.capacity import Capacity, DoomedWorker
+from llmbatch.api.job import CapacityStatus, LLMBatchJobSpec
+from llmbatch.core.job.children import build_support
+from llmbatch.core.job.children.cluster import build_ray_cluster
+from llmbatch.core.job.children.names import QUEUE_LABEL, submission_id
+from llmbatch.core.job.children.pods import CONTROL_PORT, RUN_SPEC_FOLDER, RUN_SPEC_KEY, TOKEN_KEY
+from llmbatch.core.job.children.support import run_spec_name, run_spec_of
+from llmbatch.core.job.draft import Draft
+from llmbatch.core.job.facts import head_pod, head_ready, other_live_jobs, present_job, workers
+from llmbatch.core.job.phase import QUEUED
+from llmbatch.core.job.plan import CreateChild, PatchWorkerGroup, SendCapacity, StopRayJob, SubmitRayJob
+from llmbatch.core.job.sizing import Sizing, size_workers
+from llmbatch.core.job.snapshot import Snapshot
+from llmbatch.core.job.stall import pod_trouble, stall
+from llmbatch.core.job.times import rfc3339, unix
+from llmbatch.errors import SpecError
+
+STARTING_SECONDS = 2.0
+"""How often a job that starts is looked at: Ray's API wakes nobody."""
+RUNNING_SECONDS = 10.0
+"""How often a running job's Progress is read."""
+BLOCKED_SECONDS = 10.0
+"""How often a job is looked at that waits for something nobody tells of, such as a Secret."""
+DEGRADED_SECONDS = 60.0
+"""A worker that is wanted and not there is a lack after this long."""
+BLOCKING = frozenset({"KubeRayMissing", "SecretMissing", "NameTaken"})
+"""Stalls before which nothing is created."""
+
+
+def run(draft: Draft, spec: LLMBatchJobSpec) -> None:
+    """Do what the written-down attempt needs next."""
+    held_up = stall(draft.snapshot)
+    if held_up is None:
+        draft.clear("Stalled", "Moving")
+    else:
+        draft.set("Stalled", True, held_up.reason, held_up.message)
+        draft.because(held_up.message)
+    _set_cluster_ready(draft)
+    if held_up is not None and held_up.reason in BLOCKING:
+        draft.again_in(BLOCKED_SECONDS)
+        return
+    sizing = size_workers(draft.snapshot, spec)
+    _set_capacity(draft, sizing)
+    _create_missing(draft, spec, sizing)
+    cluster = draft.snapshot.cluster
+    if cluster is not None and not cluster.deleting:
+        if QUEUE_LABEL not in draft.snapshot.job.labels:
+            draft.act(*resized(draft.snapshot, sizing))
+        _drive(draft, sizing)
+    _set_degraded(draft, sizing)
+    draft.again_in(RUNNING_SECONDS if draft.is_true("Running") else STARTING_SECONDS)
+
+
+def entrypoint(attempt: int) -> str:
+    """Return the command line of the driver of an attempt."""
+    return (
+        f"python -m llmbatch.runtime.serve --run-spec {RUN_SPEC_FOLDER}/{RUN_SPEC_KEY}"
+        f" --attempt {attempt} --port {CONTROL_PORT}"
+    )
+
+
+def capacity_for(snapshot: Snapshot, sizing: Sizing | None = None, *, pause: bool = False) -> Capacity:
+    """Return the desired state for the runtime. Its sequence is the time in milliseconds: it grows over restarts."""
+    doomed = tuple(
+        DoomedWorker(
+            worker=worker.pod.name,
+            address=worker.pod.address,
+            kind="draining" if worker.notice is None or worker.notice.kind == "advisory" else worker.notice.kind,
+            deadline=None if worker.notice is None else worker.notice.deadline,
+        )
+        for worker in workers(snapshot)
+        if worker.doomed
+    )
+    return Capacity(
+        sequence=int(snapshot.now * 1000),
+        doomed=doomed,
+        gpus_granted=None if sizing is None else sizing.gpus_granted,
+        gpus_arriving=0 if sizing is None else sizing.gpus_arriving,
+        pause=pause,
+    )
+
+
+def resized(snapshot: Snapshot, sizing: Sizing) -> list[PatchWorkerGroup]:
+    """Return the patches that bring the worker groups to their sizes."""
+    cluster = snapshot.cluster
+    if cluster is None:
+        return []
+    return [
+        PatchWorkerGroup(
+            cluster=cluster.name,
+            uid=cluster.uid,
+            group=group.name,
+            index=group.index,
+            from_replicas=group.replicas,
+            replicas=size.replicas,
+            workers_to_delete=size.delete,
+            reason=size.reason,
+        )
+        for group in cluster.groups
+        if (size := sizing.groups.get(group.name)) is not None
+        and (size.replicas != group.replicas or set(size.delete) - set(group.workers_to_delete))
+    ]
+
+
+def _create_missing(draft: Draft, spec: LLMBatchJobSpec, sizing: Sizing) -> None:
+    snapshot, job = draft.snapshot, draft.snapshot.job
+    there = {(child.kind, child.name) for child in snapshot.children if not child.deleting}
+    if snapshot.cluster is not None:
+        # A cluster reads the RunSpec it was created with; the present spec may name another.
+        there.add(("ConfigMap", run_spec_name(job, run_spec_of(job, spec))))
+    for manifest in build_support(job, spec, snapshot.settings):
+        if (manifest["kind"], manifest["metadata"]["name"]) not in there:
+            draft.act(_creation(manifest))
+    if snapshot.cluster is not None:
+        return
+    replicas = {name: size.replicas for name, size in sizing.groups.items()}
+    run_spec = run_spec_name(job, run_spec_of(job, spec))
+    try:
+        draft.act(CreateChild(manifest=build_ray_cluster(job, spec, snapshot.settings, run_spec, replicas)))
+    except SpecError as error:
+        draft.set("Accepted", False, "InvalidSpec", str(error))
+    draft.because("the RayCluster is to be created")
+
+
+def _creation(manifest: dict[str, Any]) -> CreateChild:
+    return CreateChild(manifest=manifest, random_key=TOKEN_KEY if manifest["kind"] == "Secret" else None)
+
+
+def _drive(draft: Draft, sizing: Sizing) -> None:
+    """Get the driver going, or tell it what it may count on."""
+    snapshot, stored = draft.snapshot, draft.stored
+    attempt = stored.attempt
+    if head_pod(snapshot) is None and draft.is_true("Running"):
+        draft.set("Running", False, "HeadLost", "The head's pod is gone")
+    if attempt is None or not head_ready(snapshot) or not snapshot.ray.reachable:
+        return
+    present = present_job(snapshot)
+    if present is not None:
+        if present.state == "RUNNING":
+            if stored.attempt_started_at is None:
+                draft.update(attempt_started_at=rfc3339(snapshot.now), retry_at=None)
+            draft.set("Running", True, "DriverRunning", f"Attempt {attempt} runs")
+            draft.act(SendCapacity(capacity=capacity_for(snapshot, sizing)))
+        return
+    if leftovers := other_live_jobs(snapshot):
+        draft.because("an earlier attempt's driver is stopped first")
+        draft.act(*(StopRayJob(submission_id=job.submission_id) for job in leftovers))
+        return
+    wait = (unix(stored.retry_at) or 0.0) - snapshot.now
+    if wait > 0:
+        draft.because(f"attempt {attempt} waits out the backoff")
+        draft.again_in(wait)
+        return
+    draft.act(SubmitRayJob(submission_id=submission_id(snapshot.job.uid, attempt), entrypoint=entrypoint(attempt)))
+
+
+def _set_cluster_ready(draft: Draft) -> None:
+    cluster = draft.snapshot.cluster
+    if cluster is None:
+        draft.set("ClusterReady", False, "Creating")
+    elif cluster.deleting:
+        draft.set("ClusterReady", False, "Leaving", "The RayCluster of the attempt before goes first")
+    elif cluster.suspended:
+        draft.set("ClusterReady", False, QUEUED, "The RayCluster is suspended until its queue admits it")
+    elif head_ready(draft.snapshot):
+        draft.set("ClusterReady", True, "HeadReady")
+    else:
+        draft.set("ClusterReady", False, "HeadNotReady")
+
+
+def _set_capacity(draft: Draft, sizing: Sizing) -> None:
+    capacity = draft.field("capacity") or CapacityStatus()
+    draft.update(capacity=capacity.model_copy(update={"workers_wanted": sizing.wanted}))
+    for reason in sizing.reasons:
+        draft.because(reason)
+
+
+def _set_degraded(draft: Draft, sizing: Sizing) -> None:
+    """Say when fewer workers run than are wanted for longer than a worker takes to come."""
+    snapshot = draft.snapshot
+    found = workers(snapshot)
+    late = [
+        worker.pod
+        for worker in found
+        if not worker.pod.ready and not worker.doomed and snapshot.now - worker.pod.created_at >= DEGRADED_SECONDS
+    ]
+    lacking = sum(worker.useful for worker in found) < sizing.wanted
+    if not draft.is_true("Running") or not lacking or not late:
+        draft.clear("Degraded", "AsWanted")
+        return
+    troubles = (pod_trouble(pod, snapshot.now) for pod in late)
+    trouble = next((trouble for trouble in troubles if trouble is not None), None)
+    if trouble is None:
+        draft.set("Degraded", True, "WorkersStarting", "Fewer workers run than are wanted")
+    else:
+        draft.set("Degraded", True, trouble.reason, trouble.message)

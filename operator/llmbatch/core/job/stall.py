@@ -1,0 +1,146 @@
+"""Why a job does not move, in seconds instead of minutes: an ordered list of small checks, the first one speaks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from llmbatch.core.job.children.names import cluster_name
+from llmbatch.core.job.facts import driver_lives, head_pod, present_progress, ray_silent_seconds, workers
+from llmbatch.core.job.snapshot import PodObservation, Snapshot
+
+UNSCHEDULABLE_SECONDS = 5.0
+"""A pod that no node takes is a stall after this long: the scheduler's first look takes less."""
+SILENT_SECONDS = 60.0
+"""A driver or a head that should answer and does not is a stall after this long."""
+BROKEN = frozenset(
+    {
+        "ImagePullBackOff",
+        "ErrImagePull",
+        "InvalidImageName",
+        "ErrImageNeverPull",
+        "CreateContainerConfigError",
+        "CreateContainerError",
+        "RunContainerError",
+        "CrashLoopBackOff",
+    }
+)
+"""Why a container waits when waiting alone does not help."""
+
+_NODES = re.compile(r"^\d+/\d+ nodes are available: ")
+_COUNT = re.compile(r"\b\d+ (?=Insufficient|node\(s\)|Preemption|No preemption)")
+_PREEMPTION = re.compile(r"\.? ?(no new claims to deallocate, )?preemption: .*$", re.DOTALL)
+
+
+class Stall(NamedTuple):
+    """Why nothing moves."""
+
+    reason: str
+    """One CamelCase word."""
+    message: str
+    """One sentence, without counts that change from pass to pass."""
+
+
+def stall(snapshot: Snapshot) -> Stall | None:
+    """Return the first thing that holds the job up, if any."""
+    return next((found for check in CHECKS if (found := check(snapshot)) is not None), None)
+
+
+def scheduling_message(message: str) -> str:
+    """Return the scheduler's message without its counts of nodes, which change with every node that comes or goes."""
+    return _COUNT.sub("", _PREEMPTION.sub("", _NODES.sub("", message))).rstrip(". ") or message
+
+
+def pod_trouble(pod: PodObservation, now: float) -> Stall | None:
+    """Return what keeps one pod from becoming ready, if it is more than a matter of time."""
+    if pod.waiting_reason in BROKEN:
+        text = pod.waiting_message or pod.waiting_reason
+        return Stall("ImageUnavailable" if "Image" in pod.waiting_reason else pod.waiting_reason, text)
+    if pod.unschedulable and now - pod.created_at >= UNSCHEDULABLE_SECONDS:
+        return Stall("Unschedulable", f"No node takes a {pod.group} pod: {scheduling_message(pod.unschedulable)}")
+    return None
+
+
+def _no_kuberay(snapshot: Snapshot) -> Stall | None:
+    if snapshot.facts.kuberay_installed:
+        return None
+    return Stall("KubeRayMissing", "This cluster has no RayCluster of ray.io/v1: install KubeRay 1.6 or later")
+
+
+def _forbidden(snapshot: Snapshot) -> Stall | None:
+    return _first("Forbidden", snapshot.facts.forbidden)
+
+
+def _rejected(snapshot: Snapshot) -> Stall | None:
+    return _first("Rejected", snapshot.facts.rejected)
+
+
+def _missing_secret(snapshot: Snapshot) -> Stall | None:
+    missing = snapshot.facts.missing_secrets
+    return Stall("SecretMissing", f"Secret {', '.join(sorted(missing))} is not in the namespace") if missing else None
+
+
+def _foreign_child(snapshot: Snapshot) -> Stall | None:
+    cluster = snapshot.cluster
+    taken = [f"{child.kind} {child.name}" for child in snapshot.children if not child.owned]
+    if cluster is not None and not cluster.owned:
+        taken.append(f"RayCluster {cluster_name(snapshot.job.name)}")
+    return Stall("NameTaken", f"{', '.join(sorted(taken))} belongs to somebody else") if taken else None
+
+
+def _cluster_failure(snapshot: Snapshot) -> Stall | None:
+    failure = snapshot.cluster.failure if snapshot.cluster else ""
+    return Stall("RayClusterFailed", failure) if failure else None
+
+
+def _head(snapshot: Snapshot) -> Stall | None:
+    head = head_pod(snapshot)
+    return pod_trouble(head, snapshot.now) if head is not None and not head.ready else None
+
+
+def _workers(snapshot: Snapshot) -> Stall | None:
+    """Only when none works: a job with some of its workers is degraded, not stalled."""
+    found = workers(snapshot)
+    if any(worker.useful for worker in found):
+        return None
+    troubles = (pod_trouble(worker.pod, snapshot.now) for worker in found if not worker.doomed)
+    return next((trouble for trouble in troubles if trouble is not None), None)
+
+
+def _silent_head(snapshot: Snapshot) -> Stall | None:
+    if ray_silent_seconds(snapshot) < SILENT_SECONDS:
+        return None
+    return Stall("HeadSilent", "The head is ready and its Jobs API does not answer the operator")
+
+
+def _silent_driver(snapshot: Snapshot) -> Stall | None:
+    since = snapshot.runtime.unreachable_since
+    if not driver_lives(snapshot) or since is None or snapshot.now - since < SILENT_SECONDS:
+        return None
+    return Stall("DriverSilent", "The driver runs and its control endpoint does not answer the operator")
+
+
+def _no_progress(snapshot: Snapshot) -> Stall | None:
+    progress = present_progress(snapshot)
+    return Stall("NoProgress", progress.stall_reason) if progress is not None and progress.stall_reason else None
+
+
+def _first(reason: str, messages: Iterable[str]) -> Stall | None:
+    return next((Stall(reason, message) for message in sorted(messages)), None)
+
+
+CHECKS: tuple[Callable[[Snapshot], Stall | None], ...] = (
+    _no_kuberay,
+    _forbidden,
+    _rejected,
+    _missing_secret,
+    _foreign_child,
+    _cluster_failure,
+    _head,
+    _workers,
+    _silent_head,
+    _silent_driver,
+    _no_progress,
+)
+"""In order: what the user can mend first."""
