@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from llmbatch import __version__
+from llmbatch.cli.explain import explain
 from llmbatch.cli.export import export
 from llmbatch.cli.render import render
 from llmbatch.cli.run import run
@@ -21,6 +22,7 @@ app.command()(run)
 app.command()(validate)
 app.command()(export)
 app.command()(render)
+app.command()(explain)
 
 
 @app.command()

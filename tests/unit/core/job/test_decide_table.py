@@ -6,6 +6,9 @@ import itertools
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from controllerkit import (
     NOW,
     PODS,
@@ -21,10 +24,6 @@ from controllerkit import (
     spec,
     status,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from plancheck import check
-
 from llmbatch.api.job import LLMBatchJobSpec, LLMBatchJobStatus
 from llmbatch.core.job.decide import decide
 from llmbatch.core.job.phase import PAUSING
@@ -38,6 +37,7 @@ from llmbatch.core.job.snapshot import (
     Snapshot,
 )
 from llmbatch.core.job.times import rfc3339
+from plancheck import check
 
 INTENDED = {"attempt": 1, "ray_cluster_name": "summarise"}
 STORED: dict[str, LLMBatchJobStatus] = {
