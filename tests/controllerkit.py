@@ -139,7 +139,7 @@ def children(seen: JobObservation) -> tuple[ChildObservation, ...]:
     """Return the children of a job, all there."""
     return tuple(
         ChildObservation(kind=child["kind"], name=child["metadata"]["name"])
-        for child in build_support(seen, seen.spec or spec(), SETTINGS)
+        for child in build_support(seen, SETTINGS)
     )
 
 

@@ -10,9 +10,7 @@ import yaml
 
 from llmbatch.cli.job_file import read_job
 from llmbatch.core.job.admission import check_admission
-from llmbatch.core.job.children import build_support
-from llmbatch.core.job.children.cluster import build_ray_cluster
-from llmbatch.core.job.children.support import run_spec_name, run_spec_of
+from llmbatch.core.job.children import build_children
 from llmbatch.core.job.snapshot import JobObservation, OperatorSettings
 from llmbatch.errors import SpecError
 
@@ -37,11 +35,7 @@ def render(
             uid=job.metadata.uid or NO_UID,
             labels=job.metadata.labels,
         )
-        run_spec = run_spec_name(seen, run_spec_of(seen, job.spec))
-        children = [
-            *build_support(seen, job.spec, settings),
-            build_ray_cluster(seen, job.spec, settings, run_spec),
-        ]
+        children = build_children(seen, job.spec, settings)
     except SpecError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(INVALID) from error

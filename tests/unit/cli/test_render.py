@@ -17,9 +17,9 @@ def test_render_prints_every_child_and_no_token():
     assert list(children) == [
         "ServiceAccount",
         "Secret",
-        "ConfigMap",
         "NetworkPolicy",
         "PodDisruptionBudget",
+        "ConfigMap",
         "RayCluster",
     ]
     assert "stringData" not in children["Secret"]

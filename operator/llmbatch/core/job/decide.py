@@ -98,7 +98,7 @@ def _count(draft: Draft, spec: LLMBatchJobSpec | None) -> None:
     progress = present_progress(snapshot)
     if progress is not None and not finished(draft):
         draft.update(progress=merged_rows(stored.progress, progress.rows), stages=stages_of(progress))
-    if spec is None or stored.attempt is None:
+    if spec is None:
         return
     capacity = stored.capacity or CapacityStatus()
     counts = {

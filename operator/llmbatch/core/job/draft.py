@@ -16,7 +16,7 @@ CAPACITY_SECONDS = 15.0
 QUIET_FIELDS: dict[str, Any] = {
     "progress": True,
     "stages": True,
-    "capacity": {"workers_ready", "spot_ready", "gpus"},
+    "capacity": {"workers_ready", "workers_wanted", "spot_ready", "gpus"},
     "estimated_cost": True,
     "updated_at": True,
 }

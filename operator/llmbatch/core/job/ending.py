@@ -8,6 +8,7 @@ from llmbatch.core.job.draft import Draft
 from llmbatch.core.job.facts import LIVE, workers
 from llmbatch.core.job.numbers import resting
 from llmbatch.core.job.outcome import Outcome, backoff_seconds
+from llmbatch.core.job.phase import HEAD_NOT_READY
 from llmbatch.core.job.plan import DeleteRayCluster, PatchWorkerGroup, StopRayJob
 from llmbatch.core.job.snapshot import RayClusterObservation, Snapshot
 from llmbatch.core.job.times import rfc3339, since
@@ -61,6 +62,8 @@ def intend(draft: Draft, attempt: int) -> None:
     """Write down an attempt and the name of its RayCluster. Nothing is done for it before that is stored."""
     name = cluster_name(draft.snapshot.job.name)
     draft.update(attempt=attempt, attempt_started_at=None, ray_cluster_name=name, pausing_since=None)
+    if draft.condition("ClusterReady") is None:
+        draft.set("ClusterReady", False, HEAD_NOT_READY)
     draft.because(f"attempt {attempt} is written down before anything is done for it")
     draft.again_in(0.1)
 

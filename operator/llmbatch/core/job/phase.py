@@ -10,6 +10,8 @@ from llmbatch.api.conditions import Condition
 Phase = Literal["Pending", "Starting", "Running", "Suspending", "Suspended", "Stalled", "Complete", "Failed"]
 PAUSING = "Pausing"
 """Reason of Suspended=False while the driver commits what is in flight."""
+HEAD_NOT_READY = "HeadNotReady"
+"""Reason of ClusterReady=False from the first attempt on: one reason, so that a start is one write."""
 QUEUED = "Queued"
 """Reason of ClusterReady=False while a queue holds the RayCluster back."""
 

@@ -6,14 +6,12 @@ from typing import Any
 
 from llmbatch.api.capacity import Capacity, DoomedWorker
 from llmbatch.api.job import CapacityStatus, LLMBatchJobSpec
-from llmbatch.core.job.children import build_support
-from llmbatch.core.job.children.cluster import build_ray_cluster
+from llmbatch.core.job.children import build_children, build_support
 from llmbatch.core.job.children.names import QUEUE_LABEL, submission_id
 from llmbatch.core.job.children.pods import CONTROL_PORT, RUN_SPEC_FOLDER, RUN_SPEC_KEY, TOKEN_KEY
-from llmbatch.core.job.children.support import run_spec_name, run_spec_of
 from llmbatch.core.job.draft import Draft
 from llmbatch.core.job.facts import head_pod, head_ready, other_live_jobs, present_job, workers
-from llmbatch.core.job.phase import QUEUED
+from llmbatch.core.job.phase import HEAD_NOT_READY, QUEUED
 from llmbatch.core.job.plan import CreateChild, PatchWorkerGroup, SendCapacity, StopRayJob, SubmitRayJob
 from llmbatch.core.job.sizing import Sizing, size_workers
 from llmbatch.core.job.snapshot import Snapshot
@@ -111,21 +109,21 @@ def resized(snapshot: Snapshot, sizing: Sizing) -> list[PatchWorkerGroup]:
 def _create_missing(draft: Draft, spec: LLMBatchJobSpec, sizing: Sizing) -> None:
     snapshot, job = draft.snapshot, draft.snapshot.job
     there = {(child.kind, child.name) for child in snapshot.children if not child.deleting}
-    if snapshot.cluster is not None:
-        # A cluster reads the RunSpec it was created with; the present spec may name another.
-        there.add(("ConfigMap", run_spec_name(job, run_spec_of(job, spec))))
-    for manifest in build_support(job, spec, snapshot.settings):
-        if (manifest["kind"], manifest["metadata"]["name"]) not in there:
-            draft.act(_creation(manifest))
-    if snapshot.cluster is not None:
-        return
     replicas = {name: size.replicas for name, size in sizing.groups.items()}
-    run_spec = run_spec_name(job, run_spec_of(job, spec))
     try:
-        draft.act(CreateChild(manifest=build_ray_cluster(job, spec, snapshot.settings, run_spec, replicas)))
+        # A RayCluster that is there keeps the RunSpec it was created with.
+        wanted = (
+            build_children(job, spec, snapshot.settings, replicas)
+            if snapshot.cluster is None
+            else build_support(job, snapshot.settings)
+        )
     except SpecError as error:
         draft.set("Accepted", False, "InvalidSpec", str(error))
-    draft.because("the RayCluster is to be created")
+        return
+    for manifest in wanted:
+        if (manifest["kind"], manifest["metadata"]["name"]) not in there:
+            draft.act(_creation(manifest))
+            draft.because(f"{manifest['kind']} {manifest['metadata']['name']} is missing")
 
 
 def _creation(manifest: dict[str, Any]) -> CreateChild:
@@ -163,7 +161,7 @@ def _drive(draft: Draft, sizing: Sizing) -> None:
 def _set_cluster_ready(draft: Draft) -> None:
     cluster = draft.snapshot.cluster
     if cluster is None:
-        draft.set("ClusterReady", False, "Creating")
+        draft.set("ClusterReady", False, HEAD_NOT_READY)
     elif cluster.deleting:
         draft.set("ClusterReady", False, "Leaving", "The RayCluster of the attempt before goes first")
     elif cluster.suspended:
@@ -171,7 +169,7 @@ def _set_cluster_ready(draft: Draft) -> None:
     elif head_ready(draft.snapshot):
         draft.set("ClusterReady", True, "HeadReady")
     else:
-        draft.set("ClusterReady", False, "HeadNotReady")
+        draft.set("ClusterReady", False, HEAD_NOT_READY)
 
 
 def _set_capacity(draft: Draft, sizing: Sizing) -> None:

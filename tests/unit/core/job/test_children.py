@@ -14,7 +14,7 @@ from kubernetes import client
 from controllerkit import GPU_STAGE, SETTINGS, SPOT, UID, job, spec
 from llmbatch.api.runspec import RunSpec
 from llmbatch.core.job.admission import ACCELERATORS, check_admission
-from llmbatch.core.job.children import build_support
+from llmbatch.core.job.children import build_children
 from llmbatch.core.job.children.cluster import build_ray_cluster
 from llmbatch.core.job.children.names import child_name, cluster_name
 from llmbatch.core.job.children.overlay import CONTAINER_FIELDS, POD_FIELDS, merge_overlay
@@ -24,10 +24,7 @@ from llmbatch.errors import SpecError
 
 
 def children(name: str = "summarise", **changes: Any) -> list[dict[str, Any]]:
-    seen = job(name)
-    the_spec = spec(**changes)
-    cluster = build_ray_cluster(seen, the_spec, SETTINGS, run_spec_name(seen, run_spec_of(seen, the_spec)))
-    return [*build_support(seen, the_spec, SETTINGS), cluster]
+    return build_children(job(name), spec(**changes), SETTINGS)
 
 
 def cluster(**changes: Any) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from llmbatch.core.job.snapshot import (
     Snapshot,
 )
 from llmbatch.core.job.times import rfc3339
-from plancheck import check
+from plancheck import check, check_wire
 
 INTENDED = {"attempt": 1, "ray_cluster_name": "summarise"}
 STORED: dict[str, LLMBatchJobStatus] = {
@@ -164,7 +164,7 @@ FACTS = st.builds(
 NODES = st.lists(st.builds(NodeObservation, name=st.sampled_from(["a", "b"]), notice=NOTICES), max_size=2)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     st.sampled_from(list(STORED)),
     st.sampled_from(list(SPECS)),
@@ -191,6 +191,7 @@ def test_any_mixture(
     case = case.model_copy(update={"pods": (*heads, *workers), "job": seen})
     plan = decide(case)
     check(case, plan)
+    check_wire(case, plan)
     assert decide(case) == plan
 
 
