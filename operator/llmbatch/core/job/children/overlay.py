@@ -110,9 +110,13 @@ RESERVED_LABELS = ("ray.io/", "llmbatch.dev/")
 def merge_overlay(template: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
     """Return the pod template with the user's overlay merged in; neither argument is changed.
 
+    An empty overlay gives the template itself.
+
     Raises:
         SpecError: the overlay names a field that does not exist or that is not the user's to set.
     """
+    if not overlay:
+        return dict(template)
     _check(overlay, [container["name"] for container in template["spec"]["containers"]])
     return _merge(template, overlay)
 
