@@ -24,7 +24,7 @@ from controllerkit import (
     spec,
     status,
 )
-from llmbatch.api.job import LLMBatchJobSpec, LLMBatchJobStatus
+from llmbatch.api.job import LLMBatchJobSpec, LLMBatchJobStatus, RowProgress
 from llmbatch.core.job.decide import decide
 from llmbatch.core.job.phase import PAUSING
 from llmbatch.core.job.snapshot import (
@@ -44,8 +44,9 @@ STORED: dict[str, LLMBatchJobStatus] = {
     "new": LLMBatchJobStatus(),
     "refused": LLMBatchJobStatus(conditions=(condition("Accepted", False),)),
     "intended": status(**INTENDED),
+    "intended again": status(attempt=2, ray_cluster_name="summarise", interruptions=1),
     "backing off": status(attempt=2, ray_cluster_name="summarise", failures=1, retry_at=rfc3339(NOW + 20)),
-    "running": running_status(),
+    "running": running_status(progress=RowProgress(rows_total=100, rows_completed=60, rows_failed=2, prompt_tokens=7)),
     "running for the last time": running_status(attempt=4, failures=3, interruptions=2),
     "stalled": status(condition("Stalled"), **INTENDED),
     "pausing": running_status().model_copy(

@@ -105,7 +105,7 @@ def test_suspend_commits_then_removes_the_cluster_and_resume_goes_on():
     assert world.committed == done
     world.change(suspend=False)
     world.run(until="Complete")
-    assert (world.status.attempt, world.status.failures) == (2, 0)
+    assert (world.status.attempt, world.status.failures, world.status.interruptions) == (2, 0, 0)
     assert not holds(world.status, "Suspended")
 
 
