@@ -9,6 +9,7 @@ from llmbatch.cli.explain import explain
 from llmbatch.cli.export import export
 from llmbatch.cli.render import render
 from llmbatch.cli.run import run
+from llmbatch.cli.simulate import simulate
 from llmbatch.cli.validate import validate
 
 app = typer.Typer(
@@ -21,6 +22,7 @@ app = typer.Typer(
 app.command()(run)
 app.command()(validate)
 app.command()(export)
+app.command()(simulate)
 app.command()(render)
 app.command()(explain)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llmbatch.cli.simulate_pictures import rows_picture, run_picture, waterfall_picture
+from llmbatch.cli.simulate_tables import Sheet
 from llmbatch.simulator.compare import WATERFALL, Summary
 
 PAGE = """<!doctype html>
@@ -29,10 +30,10 @@ th { font-weight: 600; } th:first-child, td:first-child { text-align: left; }
 <div class="soft">{{ subtitle }}</div>
 {% for warning in warnings %}<p class="warning">{{ warning }}</p>{% endfor %}
 <div class="facts">{% for label, value in facts %}<div><b>{{ value }}</b>{{ label }}</div>{% endfor %}</div>
-{% for heading, columns, rows, note in tables %}<h2>{{ heading }}</h2><div class="wide">
-<table><tr>{% for column in columns %}<th>{{ column }}</th>{% endfor %}</tr>
-{% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}</table></div>{% if note %}<p class="soft">{{ note }}</p>{% endif %}{% endfor %}
+{% for sheet in sheets %}<h2>{{ sheet.heading }}</h2><div class="wide">
+<table><tr>{% for column in sheet.columns %}<th>{{ column }}</th>{% endfor %}</tr>
+{% for row in sheet.rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</table></div>{% if sheet.note %}<p class="soft">{{ sheet.note }}</p>{% endif %}{% endfor %}
 {% for heading, picture in pictures %}<h2>{{ heading }}</h2>{{ picture | safe }}{% endfor %}
 </body></html>
 """
@@ -45,16 +46,16 @@ def write_page(
     subtitle: str,
     warnings: Sequence[str],
     facts: Sequence[tuple[str, str]],
-    tables: Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]], str]],
+    sheets: Sequence[Sheet],
     summaries: Sequence[Summary],
 ) -> None:
-    """Write the page. `tables` are (heading, columns, rows, note); the pictures come from the first seed's runs."""
+    """Write the page. The pictures over time are of the first seed's runs."""
     import jinja2
 
     page = jinja2.Environment(autoescape=True).from_string(PAGE)
     path.parent.mkdir(parents=True, exist_ok=True)
     text = page.render(
-        title=title, subtitle=subtitle, warnings=warnings, facts=facts, tables=tables, pictures=_pictures(summaries)
+        title=title, subtitle=subtitle, warnings=warnings, facts=facts, sheets=sheets, pictures=_pictures(summaries)
     )
     path.write_text(text, encoding="utf-8")
 

@@ -37,8 +37,10 @@ def run_picture(series: Series) -> str:
         times = [second / unit for second in seconds]
         _draw_gpus(upper, times, series, at)
         _finish(upper, "", "GPUs")
-        for color, (stage, values) in zip(COLORS, series.queued.items(), strict=False):
-            rows = [values[index] for index in at]
+        for color, stage in zip(COLORS, series.ready, strict=False):
+            if stage not in series.queued:
+                continue
+            rows = [series.queued[stage][index] for index in at]
             lower.plot(times, rows, label=f"waits for {stage}", color=color, drawstyle="steps-post", linewidth=1.2)
         _finish(lower, name, "rows")
 

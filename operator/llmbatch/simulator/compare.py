@@ -19,7 +19,8 @@ class Series:
     """What one run looked like over time.
 
     `seconds` rise; every other sequence is as long. `gpus` are there, `ready` (by stage) are those of replicas that
-    take rows, `loading` those of replicas that start, `queued` (by stage) are rows that wait for it, `committed` rows.
+    take rows, `loading` those of replicas that start. `queued` are rows that wait for a stage; a stage whose input
+    does not end has none. `committed` are rows.
     """
 
     seconds: Sequence[float]
