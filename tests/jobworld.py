@@ -197,6 +197,7 @@ class World:
             node=f"node-{pod.name}" if placed else None,
             address="10.0.0.1",
             gpus=0 if pod.group == "head" else 1,
+            terminating=pod.gone_at is not None and self.now >= pod.gone_at - GRACE_SECONDS,
             unschedulable="" if placed else "0/5 nodes are available: 5 Insufficient nvidia.com/gpu.",
             notice=pod.notice,
         )
@@ -310,7 +311,8 @@ class World:
         assert self.cluster is not None
         wanted = [("head", 1), *((group.name, group.replicas) for group in self.cluster.groups)]
         for group, count in wanted:
-            there = [pod for pod in self.pods if pod.group == group]
+            named = next((g.workers_to_delete for g in self.cluster.groups if g.name == group), ())
+            there = [pod for pod in self.pods if pod.group == group and pod.name not in named]
             for _ in range(count - len(there)):
                 self._serial += 1
                 self.pods.append(Pod(f"{group}-{self._serial}", group, self.now))  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from llmbatch.core.job.children import build_children, build_support
 from llmbatch.core.job.children.names import QUEUE_LABEL, submission_id
 from llmbatch.core.job.children.pods import CONTROL_PORT, RUN_SPEC_FOLDER, RUN_SPEC_KEY, TOKEN_KEY
 from llmbatch.core.job.draft import Draft
-from llmbatch.core.job.facts import head_pod, head_ready, other_live_jobs, present_job, workers
+from llmbatch.core.job.facts import Worker, head_pod, head_ready, other_live_jobs, present_job, shrinking, workers
 from llmbatch.core.job.phase import HEAD_NOT_READY, QUEUED
 from llmbatch.core.job.plan import CreateChild, PatchWorkerGroup, SendCapacity, StopRayJob, SubmitRayJob
 from llmbatch.core.job.sizing import Sizing, size_workers
@@ -65,23 +65,25 @@ def entrypoint(attempt: int) -> str:
 
 def capacity_for(snapshot: Snapshot, sizing: Sizing | None = None, *, pause: bool = False) -> Capacity:
     """Return the desired state for the runtime. Its sequence is the time in milliseconds: it grows over restarts."""
-    doomed = tuple(
-        DoomedWorker(
-            worker=worker.pod.name,
-            address=worker.pod.address,
-            kind="draining" if worker.notice is None or worker.notice.kind == "advisory" else worker.notice.kind,
-            deadline=None if worker.notice is None else worker.notice.deadline,
-        )
-        for worker in workers(snapshot)
-        if worker.doomed
-    )
+    going = shrinking(snapshot) if sizing is None else sizing.going
+    kill = snapshot.now + snapshot.settings.grace_seconds
     return Capacity(
         sequence=int(snapshot.now * 1000),
-        doomed=doomed,
+        doomed=tuple(
+            _doomed(worker, kill) for worker in workers(snapshot) if worker.doomed or worker.pod.name in going
+        ),
         gpus_granted=None if sizing is None else sizing.gpus_granted,
         gpus_arriving=0 if sizing is None else sizing.gpus_arriving,
         pause=pause,
     )
+
+
+def _doomed(worker: Worker, kill: float) -> DoomedWorker:
+    """Return what the runtime is told of a worker that goes; one that the operator itself deletes has its grace."""
+    pod, notice = worker.pod, worker.notice
+    if notice is None or notice.kind == "advisory":
+        return DoomedWorker(worker=pod.name, address=pod.address, kind="reclaim", deadline=kill)
+    return DoomedWorker(worker=pod.name, address=pod.address, kind=notice.kind, deadline=notice.deadline)
 
 
 def resized(snapshot: Snapshot, sizing: Sizing) -> list[PatchWorkerGroup]:

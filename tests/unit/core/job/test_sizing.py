@@ -1,0 +1,110 @@
+"""What KubeRay is told, so that the right workers stay and only named ones go."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controllerkit import NOW, cluster, pod, progress, running_snapshot, spec
+from llmbatch.core.job.decide import decide
+from llmbatch.core.job.facts import Worker
+from llmbatch.core.job.plan import PatchWorkerGroup, SendCapacity
+from llmbatch.core.job.sizing import group_size
+from llmbatch.core.job.snapshot import Notice, PodObservation, RuntimeObservation
+
+NOTICE = Notice(kind="reclaim", source="spot-itn", deadline=NOW + 120)
+
+
+def worker(name: str, **fields: object) -> Worker:
+    seen = pod(name, **fields)
+    return Worker(pod=seen, notice=seen.notice)
+
+
+def test_a_worker_on_notice_is_made_up_for_while_it_still_runs():
+    found = [worker("a", notice=NOTICE), worker("b")]
+    assert group_size(found, 2)[:2] == (3, ())
+
+
+def test_an_advisory_changes_nothing():
+    assert group_size([worker("a", notice=Notice(kind="advisory", source="rebalance"))], 1)[:2] == (1, ())
+
+
+def test_a_terminating_worker_is_named_so_that_its_place_is_free_at_once():
+    assert group_size([worker("a", terminating=True), worker("b")], 2)[:2] == (2, ("a",))
+
+
+def test_those_that_do_not_run_yet_go_first_then_the_youngest():
+    found = [
+        worker("old"),
+        worker("young", created_at=NOW - 60),
+        worker("pending", ready=False, created_at=NOW - 900),
+    ]
+    assert group_size(found, 2).delete == ("pending",)
+    assert group_size(found, 1).delete == ("pending", "young")
+
+
+def test_a_worker_once_told_to_go_goes():
+    found = [worker("a", ready=False), worker("b")]
+    assert group_size(found, 2, frozenset({"a"}))[:2] == (2, ("a",))
+
+
+WORKERS = st.lists(
+    st.builds(
+        worker,
+        st.sampled_from([f"w{index}" for index in range(12)]),
+        ready=st.booleans(),
+        terminating=st.booleans(),
+        notice=st.sampled_from([None, NOTICE]),
+        created_at=st.floats(NOW - 5000, NOW),
+    ),
+    unique_by=lambda worker: worker.pod.name,
+    max_size=12,
+)
+
+
+@given(WORKERS, st.integers(0, 12), st.frozensets(st.sampled_from([f"w{index}" for index in range(12)])))
+def test_kuberay_never_chooses_and_the_group_comes_to_its_target(
+    found: list[Worker], target: int, told: frozenset[str]
+):
+    size = group_size(found, target, told)
+    counted = [worker for worker in found if worker.pod.name not in size.delete]
+    # As KubeRay counts: it would take any pod if there were more than replicas.
+    assert len(counted) <= size.replicas
+    noticed = [worker for worker in counted if worker.doomed]
+    assert size.replicas - len(noticed) == target
+    # Nobody goes who could have stayed.
+    kept = [worker for worker in counted if not worker.doomed]
+    could_stay = [w for w in found if not w.doomed and w.pod.name not in told]
+    assert len(kept) == min(target, len(could_stay))
+
+
+def test_the_tail_of_a_job_releases_workers_by_name_and_the_runtime_hears_of_it():
+    plan = decide(running_snapshot(runtime=RuntimeObservation(progress=progress(useful_gpus=1))))
+    [patch] = [action for action in plan.actions if isinstance(action, PatchWorkerGroup)]
+    [capacity] = [action.capacity for action in plan.actions if isinstance(action, SendCapacity)]
+    assert (patch.group, patch.from_replicas, patch.replicas) == ("spot", 4, 1)
+    assert len(patch.workers_to_delete) == 3
+    assert {doomed.worker for doomed in capacity.doomed} == set(patch.workers_to_delete)
+    assert patch.json_patch()[:3] == [
+        {"op": "test", "path": "/metadata/uid", "value": "cluster-1"},
+        {"op": "test", "path": "/spec/workerGroupSpecs/0/groupName", "value": "spot"},
+        {"op": "test", "path": "/spec/workerGroupSpecs/0/replicas", "value": 4},
+    ]
+
+
+def test_what_the_operator_releases_is_no_preemption():
+    healthy = running_snapshot()
+    assert healthy.cluster is not None
+    groups = (healthy.cluster.groups[0].model_copy(update={"workers_to_delete": ("w0",)}), healthy.cluster.groups[1])
+    going: tuple[PodObservation, ...] = tuple(
+        seen.model_copy(update={"terminating": seen.name in ("w0", "w1")}) for seen in healthy.pods
+    )
+    plan = decide(healthy.model_copy(update={"cluster": cluster(groups=groups), "pods": going}))
+    assert plan.status.preemptions is not None
+    assert [entry.worker for entry in plan.status.preemptions.recent] == ["w1"]
+
+
+def test_a_job_without_spot_runs_on_demand():
+    only = spec(capacity={"onDemand": {"max": 3}})
+    healthy = running_snapshot()
+    plan = decide(healthy.model_copy(update={"job": healthy.job.model_copy(update={"spec": only})}))
+    sizes = {action.group: action.replicas for action in plan.actions if isinstance(action, PatchWorkerGroup)}
+    assert sizes == {"spot": 0, "on-demand": 3}
