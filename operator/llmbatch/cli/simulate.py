@@ -27,7 +27,6 @@ FAILED = 1
 INVALID = 2
 INTERNAL = 3
 WIDTH = 110
-PLANNED_POLICY = "restart-all"
 
 
 class Policy(StrEnum):
@@ -190,11 +189,12 @@ def _study(
         )
         for policy in dict.fromkeys(policies)
     ]
-    plans = [] if rows is None else _plans(traces, workload, rows, prices)
+    best = max(summaries, key=lambda summary: summary.rows).policy
+    plans = [] if rows is None else _plans(best, traces, workload, rows, prices)
     return _Study(name, trace, workload, found, summaries, plans, rows)
 
 
-def _plans(traces: Sequence[Trace], workload: Workload, rows: int, prices: _Prices) -> list[Plan]:
+def _plans(policy: str, traces: Sequence[Trace], workload: Workload, rows: int, prices: _Prices) -> list[Plan]:
     from llmbatch.simulator.study import constant, plan
 
     trace = traces[0]
@@ -202,8 +202,8 @@ def _plans(traces: Sequence[Trace], workload: Workload, rows: int, prices: _Pric
     nodes = prices.on_demand_nodes or max(1, round(mean))
     steady = [constant(nodes, trace)] * len(traces)
     return [
-        plan(PLANNED_POLICY, "spot", traces, workload, rows, prices.spot),
-        plan(PLANNED_POLICY, "on-demand", steady, workload, rows, prices.on_demand),
+        plan(policy, "spot", traces, workload, rows, prices.spot),
+        plan(policy, "on-demand", steady, workload, rows, prices.on_demand),
     ]
 
 

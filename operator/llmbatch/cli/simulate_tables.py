@@ -78,7 +78,9 @@ def plan_sheet(plans: Sequence[Plan], rows: int) -> Sheet:
                 _number(cost / rows * MILLION) if plan.priced else "-",
             ]
         )
-    return Sheet(f"{rows:,} rows", ["capacity", "time", "node-hours", "cost", "a million rows"], cells)
+    return Sheet(
+        f"{rows:,} rows under {plans[0].policy}", ["capacity", "time", "node-hours", "cost", "a million rows"], cells
+    )
 
 
 def document(
@@ -122,6 +124,7 @@ def _policy(summary: Summary) -> dict[str, Any]:
 
 def _plan(plan: Plan) -> dict[str, Any]:
     return {
+        "policy": plan.policy,
         "capacity": plan.capacity,
         "meanNodes": plan.nodes,
         "seeds": [_estimate(estimate, priced=plan.priced) for estimate in plan.estimates],

@@ -23,8 +23,9 @@ ROUND_SECONDS_LEAST = 6 * 3600.0
 
 @dataclass(frozen=True)
 class Plan:
-    """What some rows take on one kind of capacity: mean nodes there, and an estimate a seed."""
+    """What some rows take under a policy on one kind of capacity: mean nodes there, and an estimate a seed."""
 
+    policy: str
     capacity: str
     nodes: float
     priced: bool
@@ -55,7 +56,7 @@ def plan(name: str, capacity: str, traces: Sequence[Trace], workload: Workload, 
     """Return what rows take under a policy on each of some traces, one a seed, that go on as long as it takes."""
     nodes = traces[0].gpu_seconds() / traces[0].end_seconds / traces[0].gpus_per_node
     found = [_estimate(name, trace, workload, seed, rows, price or 0.0) for seed, trace in enumerate(traces)]
-    return Plan(capacity, nodes, price is not None, found)
+    return Plan(name, capacity, nodes, price is not None, found)
 
 
 def _estimate(name: str, trace: Trace, workload: Workload, seed: int, rows: int, price: float) -> Estimate:

@@ -79,7 +79,7 @@ def test_a_report_is_one_file_that_needs_nothing_else(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     text = path.read_text()
     assert text.count("<svg") == 2 + len(study.POLICIES)
-    assert "5,000 rows" in text
+    assert "5,000 rows under" in text
     assert not re.search(r"<(script|link|img)|(src|href)=\"http", text)
 
 
