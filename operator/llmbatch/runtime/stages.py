@@ -11,19 +11,20 @@ from llmbatch.api.job import LLMBatchJobSpec, Stage
 from llmbatch.errors import InternalError
 from llmbatch.runtime.engines.base import Engine
 from llmbatch.runtime.engines.http import Http
+from llmbatch.runtime.engines.processor import add_engine_stage
 from llmbatch.runtime.engines.simulated import Simulated
 from llmbatch.runtime.prompts import PromptError, Renderer, Request
 from llmbatch.runtime.rows import Row, RowError, from_table, to_table
 
 
 def make_engine(stage: Stage) -> Engine:
-    """Load a stage's engine."""
+    """Load an engine that a `Replica` holds; vllm and sglang are `engines.processor`'s."""
     engines: dict[str, type[Simulated | Http]] = {"simulated": Simulated, "openai": Http}
     return engines[stage.engine](stage)
 
 
 class Replica:
-    """One replica of a stage, as Ray Data's actor pools want it."""
+    """One replica of a stage of engine simulated or openai, as Ray Data's actor pools want it."""
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
@@ -71,6 +72,9 @@ def apply_stage(dataset: Any, stage: Stage, spec: LLMBatchJobSpec, bounds: tuple
     """
     import ray
 
+    batch_rows = min(stage.batch_size, spec.shard_rows)
+    if stage.engine in ("vllm", "sglang"):
+        return add_engine_stage(dataset, stage, batch_rows, bounds)
     least, most = bounds
     options: dict[str, Any] = {"num_cpus": stage.resources.cpus}
     if stage.resources.gpus:
@@ -80,7 +84,7 @@ def apply_stage(dataset: Any, stage: Stage, spec: LLMBatchJobSpec, bounds: tuple
     return dataset.map_batches(
         Replica,
         fn_constructor_args=(stage,),
-        batch_size=min(stage.batch_size, spec.shard_rows),
+        batch_size=batch_rows,
         batch_format="pyarrow",
         zero_copy_batch=True,
         compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most),

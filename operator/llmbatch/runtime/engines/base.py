@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from jinja2 import TemplateError
 
 from llmbatch.runtime.prompts import Request
 from llmbatch.runtime.rows import RowError, StageOutput
@@ -22,3 +24,31 @@ def row_seed(seed: int, row_id: str) -> int:
     """Return the sampling seed of one row, 0 to 2^31 - 1: the same whenever and wherever the row runs."""
     digest = hashlib.blake2b(f"{seed}:{row_id}".encode(), digest_size=4).digest()
     return int.from_bytes(digest, "big") >> 1
+
+
+def ask_messages(tokenizer: Any, request: Request, engine_args: Mapping[str, Any]) -> list[int]:
+    """Return the tokens of a request's messages in the model's chat template.
+
+    A model without a template gets the messages' texts, one after the other. `chat_template_kwargs` of the stage's
+    `engineArgs` reaches the template, as it does in vLLM's and SGLang's servers.
+
+    Raises:
+        ValueError: the template refuses these messages.
+    """
+    if tokenizer.chat_template is None:
+        ids = tokenizer("\n\n".join(str(message["content"]) for message in request.messages))["input_ids"]
+        return [int(token) for token in ids]
+    # A last message of the assistant is to be continued, not answered.
+    continued = request.messages[-1]["role"] == "assistant"
+    try:
+        ids = tokenizer.apply_chat_template(
+            list(request.messages),
+            tokenize=True,
+            return_dict=False,
+            add_generation_prompt=not continued,
+            continue_final_message=continued,
+            **engine_args.get("chat_template_kwargs", {}),
+        )
+    except (TemplateError, TypeError, KeyError) as error:
+        raise ValueError(f"the model's chat template refuses these messages: {error}") from error
+    return [int(token) for token in ids]
