@@ -91,6 +91,7 @@ class World:
     status_writes: int = 0
     pauses: int = 0
     _serial: int = 0
+    _seen_before: Snapshot | None = None
 
     # -- what a test does ------------------------------------------------------------------------
 
@@ -130,9 +131,16 @@ class World:
 
     # -- one pass --------------------------------------------------------------------------------
 
-    def step(self, *, crash_after: int | None = None) -> Plan:
-        """Observe, decide, check, apply, let time pass. A crash leaves out what comes after so many writes."""
-        snapshot = self.observe()
+    def step(self, *, crash_after: int | None = None, stale: bool = False) -> Plan:
+        """Observe, decide, check, apply, let time pass.
+
+        A crash leaves out what comes after so many writes. A stale pass sees all but the job as the pass before did.
+        """
+        fresh = self.observe()
+        snapshot = fresh
+        if stale and self._seen_before is not None:
+            snapshot = self._seen_before.model_copy(update={"job": fresh.job, "now": fresh.now})
+        self._seen_before = fresh
         plan = decide(snapshot)
         check(snapshot, plan)
         steps: list[Action | None] = [*plan.actions, None]
@@ -250,23 +258,29 @@ class World:
             case PatchWorkerGroup():
                 self._resize(action)
             case SubmitRayJob():
-                assert not self.live_drivers(), "two drivers at once"
-                self.drivers.append(Driver(attempt=int(action.submission_id.rpartition("-")[2])))
+                self._submit(int(action.submission_id.rpartition("-")[2]))
             case StopRayJob():
                 for driver in self.live_drivers():
                     driver.state = "STOPPED"
             case DeleteRayCluster():
-                self.lose_cluster()
+                if self.cluster is not None and self.cluster.uid == action.uid:
+                    self.lose_cluster()
             case SendCapacity():
                 self._tell(action)
+
+    def _submit(self, attempt: int) -> None:
+        """Start a driver, unless the head cannot be reached or knows the submission already."""
+        if self._head_ready() and attempt not in {driver.attempt for driver in self.drivers}:
+            assert not self.live_drivers(), "two drivers at once"
+            self.drivers.append(Driver(attempt=attempt))
 
     def _create(self, action: CreateChild) -> None:
         kind, name = action.manifest["kind"], action.manifest["metadata"]["name"]
         if kind != "RayCluster":
-            assert (kind, name) not in self.children, "created twice"
             self.children.add((kind, name))
             return
-        assert self.cluster is None, "two clusters at once"
+        if self.cluster is not None:
+            return
         self._serial += 1
         groups = tuple(
             WorkerGroupObservation(name=group["groupName"], index=index, replicas=group["replicas"])
@@ -281,10 +295,12 @@ class World:
         )
 
     def _resize(self, action: PatchWorkerGroup) -> None:
-        assert self.cluster is not None
+        if self.cluster is None or self.cluster.uid != action.uid:
+            return
         groups = list(self.cluster.groups)
         group = groups[action.index]
-        assert (group.name, group.replicas) == (action.group, action.from_replicas)
+        if (group.name, group.replicas) != (action.group, action.from_replicas):
+            return
         groups[action.index] = group.model_copy(
             update={"replicas": action.replicas, "workers_to_delete": action.workers_to_delete}
         )

@@ -52,7 +52,14 @@ def run(draft: Draft, spec: LLMBatchJobSpec) -> None:
             draft.act(*resized(draft.snapshot, sizing))
         _drive(draft, sizing)
     _set_degraded(draft, sizing)
-    draft.again_in(RUNNING_SECONDS if draft.is_true("Running") else STARTING_SECONDS)
+    draft.again_in(_look_again(draft))
+
+
+def _look_again(draft: Draft) -> float:
+    facts = draft.snapshot.facts
+    if facts.forbidden or facts.rejected:
+        return BLOCKED_SECONDS
+    return RUNNING_SECONDS if draft.is_true("Running") else STARTING_SECONDS
 
 
 def entrypoint(attempt: int) -> str:

@@ -209,15 +209,19 @@ FAULTS: dict[str, Callable[[World], object]] = {
     "crash before": lambda world: world.step(crash_after=0),
     "crash halfway": lambda world: world.step(crash_after=1),
     "crash before status": lambda world: world.step(crash_after=-1),
+    "stale": lambda world: world.step(stale=True),
     "bug": lambda world: world.fail_driver("InternalError: broken", 3),
 }
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 12), st.sampled_from(list(FAULTS))), max_size=12))
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 8), st.sampled_from(list(FAULTS))), max_size=12))
 def test_any_faults_at_any_time_and_the_job_still_completes(faults: list[tuple[int, str]]):
-    """Crashes fall before, between and after the writes of a pass; every pass keeps every rule of `plancheck`."""
-    world = World(rows=150, spec=spec(failurePolicy={"backoffLimit": 20}))
+    """Crashes fall before, between and after the writes of a pass, and a pass may see the past.
+
+    Every pass keeps every rule of `plancheck`.
+    """
+    world = World(rows=600, spec=spec(failurePolicy={"backoffLimit": 20}))
     for passes, fault in faults:
         world.run(passes=passes)
         FAULTS[fault](world)
