@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmbatch.core.capacity.trace import Change, Lifetime, Trace
@@ -17,6 +17,8 @@ from llmbatch.simulator.trace import read_trace
 counts = st.lists(
     st.tuples(st.integers(0, 500), st.integers(0, 9)), min_size=1, max_size=20, unique_by=lambda step: step[0]
 ).map(sorted)
+
+unhurried = settings(deadline=None)
 
 CSV = "# a comment\ntime_seconds,nodes\n0,3\n60,1\n\n90.5,2\n120,2\n"
 NAMES = "time_seconds,nodes\n0,a;b\n60,b\n90,\n120,b;c\n"
@@ -149,6 +151,7 @@ def test_random_victims_depend_on_the_seed_alone() -> None:
     assert len({Trace.counted(steps, seed=seed) for seed in range(8)}) == 8
 
 
+@unhurried
 @given(counts, st.integers(0, 3), st.sampled_from(["newest", "random"]))
 def test_placing_keeps_the_counts(steps: list[tuple[int, int]], seed: int, victims: str) -> None:
     trace = Trace.counted(steps, seed=seed, victims=victims)  # type: ignore[arg-type]
@@ -158,6 +161,7 @@ def test_placing_keeps_the_counts(steps: list[tuple[int, int]], seed: int, victi
         assert before[1] <= after[1] or before[1] >= after[1], "a change of the count moves nodes one way"
 
 
+@unhurried
 @given(counts)
 def test_windows_and_lifetimes_hold_all_gpu_seconds(steps: list[tuple[int, int]]) -> None:
     trace = Trace.counted(steps, 600, gpus_per_node=2)
@@ -168,6 +172,7 @@ def test_windows_and_lifetimes_hold_all_gpu_seconds(steps: list[tuple[int, int]]
     assert all(before.end == after.start for before, after in pairwise(windows))
 
 
+@unhurried
 @given(counts, st.integers(0, 599), st.integers(1, 600))
 def test_a_slice_is_the_trace_shifted(steps: list[tuple[int, int]], start: int, length: int) -> None:
     trace = Trace.counted(steps, 600)
@@ -183,6 +188,7 @@ def test_a_slice_outside_the_trace() -> None:
         Trace.constant(1, 600).slice(500, 700)
 
 
+@unhurried
 @given(counts, st.integers(0, 2000))
 def test_a_repeated_trace_has_the_same_counts(steps: list[tuple[int, int]], end: int) -> None:
     trace = Trace.counted(steps, 600)
