@@ -14,6 +14,8 @@ class DoomedWorker(Document):
 
     worker: str
     """Worker pod, or in local mode the Ray node id."""
+    address: str | None = None
+    """The pod's address, by which the runtime finds the Ray node."""
     ray_node_id: str | None = None
     """Ray's hex node id, where the sender knows it."""
     kind: Literal["draining", "reclaim", "lost"]

@@ -19,7 +19,9 @@ from llmbatch.api.progress import Progress
 from llmbatch.api.runspec import run_spec
 from llmbatch.cli.display import one_line, render, summary
 from llmbatch.cli.job_file import read_job
-from llmbatch.errors import InternalError, LLMBatchError, UserError
+from llmbatch.core.capacity.trace_formats import parse_trace
+from llmbatch.errors import InputError, InternalError, LLMBatchError, UserError
+from llmbatch.runtime.embedded import LocalCapacity, RunOptions
 
 if TYPE_CHECKING:
     from llmbatch.runtime.driver import RunResult
@@ -41,6 +43,14 @@ def run(
     report: Annotated[Path | None, typer.Option(help="Write an HTML report here.")] = None,
     cpus: Annotated[int | None, typer.Option(min=1, help="CPU cores the embedded Ray may hand out.")] = None,
     object_store_mb: Annotated[int, typer.Option(min=100, help="Object store of the embedded Ray, MB.")] = 512,
+    capacity: Annotated[
+        Path | None,
+        typer.Option(help="A capacity trace: logical GPU nodes come and go with it. Formats: docs/simulate.md."),
+    ] = None,
+    gpus_per_node: Annotated[int, typer.Option(min=1, help="With --capacity: GPUs of a node.")] = 1,
+    notice: Annotated[
+        float | None, typer.Option(min=0, help="With --capacity: seconds of notice before a node goes; none if unset.")
+    ] = None,
 ) -> None:
     """Run a job here, and go on where an earlier run of it stopped.
 
@@ -50,7 +60,9 @@ def run(
     console = Console(stderr=as_json)
     try:
         job = _with_output(read_job(file), output)
-        result = _run(job, console, as_json=as_json, cpus=cpus, object_store_mb=object_store_mb)
+        local = None if capacity is None else _local_capacity(capacity, gpus_per_node, notice)
+        options = RunOptions(cpus=cpus, object_store_mb=object_store_mb, capacity=local)
+        result = _run(job, console, options, as_json=as_json)
     except UserError as error:
         raise _stopped(error, INVALID, console) from error
     except InternalError as error:
@@ -79,10 +91,17 @@ def _stopped(error: LLMBatchError, code: int, console: Console) -> typer.Exit:
     return typer.Exit(code)
 
 
-def _run(job: LLMBatchJob, console: Console, *, as_json: bool, cpus: int | None, object_store_mb: int) -> RunResult:
+def _local_capacity(file: Path, gpus_per_node: int, notice: float | None) -> LocalCapacity:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError.of("--capacity", str(file), f"a text file that can be read ({error})") from error
+    return LocalCapacity(parse_trace(text, str(file), gpus_per_node=gpus_per_node), notice)
+
+
+def _run(job: LLMBatchJob, console: Console, options: RunOptions, *, as_json: bool) -> RunResult:
     from llmbatch.runtime import driver
 
-    options = driver.RunOptions(cpus=cpus, object_store_mb=object_store_mb)
     stop = threading.Event()
     with _interrupts(stop, console), _shown(console, as_json=as_json) as show:
         return driver.run(run_spec(job), on_progress=show, stop=stop, options=options)

@@ -5,12 +5,10 @@ The driver keeps nothing durable: what it counts is rebuilt from the ledger by t
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from heapq import nsmallest
@@ -21,11 +19,16 @@ from llmbatch.api.progress import PoolProgress, Progress, RunState
 from llmbatch.api.runspec import RunSpec
 from llmbatch.core.job.failure import error_rate_exceeded
 from llmbatch.errors import ErrorRateError, InternalError, LLMBatchError
-from llmbatch.runtime import pipeline, pools
+from llmbatch.runtime import pipeline
+from llmbatch.runtime.desired import Desired
+from llmbatch.runtime.embedded import RunOptions, embedded_ray
 from llmbatch.runtime.engines.checks import check_engines
 from llmbatch.runtime.ledger import Commit, Final, Ledger, Manifest
 from llmbatch.runtime.pipeline import ShardResult
+from llmbatch.runtime.pools.check import missing_names
+from llmbatch.runtime.pools.watch import PoolMonitor, configure_ray_data
 from llmbatch.runtime.prompts import check_templates
+from llmbatch.runtime.rates import Rate
 from llmbatch.runtime.readers.listing import list_files, sample_fields
 from llmbatch.runtime.shards import SPLIT_BYTES, ShardKey, Split, plan_splits
 from llmbatch.runtime.uniqueids import UniqueIds
@@ -33,22 +36,8 @@ from llmbatch.runtime.uniqueids import UniqueIds
 TICK_SECONDS = 0.5
 """How often progress is reported."""
 SLOWEST_SHARDS = 50
-LEAST_CPUS = 4
-"""Ray's CPUs are a count, not cores: below this a chain of stages has no room beside its reads and commits."""
 STOP_SECONDS = 20.0
 """How long a stop waits for shards that are nearly through."""
-
-
-@dataclass(frozen=True, slots=True)
-class RunOptions:
-    """How this process runs Ray. Ignored where a Ray cluster is given."""
-
-    address: str | None = None
-    """Address of a running Ray cluster; None starts one in this process."""
-    cpus: int | None = None
-    """CPU cores the embedded Ray may hand out; None: the machine's, but at least `LEAST_CPUS`."""
-    object_store_mb: int = 512
-    """Object store of the embedded Ray, in MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +110,10 @@ def run(
     *,
     on_progress: Callable[[Progress], None],
     stop: threading.Event,
+    desired: Desired | None = None,
     options: RunOptions | None = None,
 ) -> RunResult:
-    """Run one attempt at a job, to its end or until `stop` is set.
+    """Run one attempt at a job, to its end, or until `stop` is set or `desired` says pause.
 
     What earlier attempts committed is not read again. Progress is reported every `TICK_SECONDS`.
 
@@ -131,7 +121,7 @@ def run(
         UserError: the job, its input or its output is of no use; nothing was started.
         InternalError: a contract broke; what is committed stays.
     """
-    return _Attempt(run_spec, on_progress, stop, options or RunOptions()).run()
+    return _Attempt(run_spec, on_progress, stop, desired or Desired(), options or RunOptions()).run()
 
 
 class _Attempt:
@@ -140,20 +130,23 @@ class _Attempt:
         run_spec: RunSpec,
         on_progress: Callable[[Progress], None],
         stop: threading.Event,
+        desired: Desired,
         options: RunOptions,
     ) -> None:
         self.run_spec = run_spec
         self.spec: LLMBatchJobSpec = run_spec.spec
         self.on_progress = on_progress
         self.stop = stop
+        self.desired = desired
         self.options = options
         self.tally = _Tally()
         self.skipped = 0
         self.history: list[Progress] = []
-        self.monitor = pools.PoolMonitor()
-        self.rates = {name: pools.Rate() for name in ["", *(stage.name for stage in self.spec.stages)]}
+        missing = missing_names()
+        self.monitor = PoolMonitor()
+        self.rates = {name: Rate() for name in ["", *(stage.name for stage in self.spec.stages)]}
         self.started = time.monotonic()
-        self.warnings = _warnings(self.spec)
+        self.warnings = _warnings(self.spec, missing)
 
     def run(self) -> RunResult:
         files = list(list_files(self.spec.input))
@@ -183,7 +176,7 @@ class _Attempt:
         try:
             if todo:
                 self._stream(todo)
-            if self.stop.is_set():
+            if self._stopping():
                 return self._result("stopped", None)
             self._check_error_rate(finished=True)
             final = self.ledger.finalize(self.manifest, self.spec, datetime.now(UTC))
@@ -193,8 +186,8 @@ class _Attempt:
         return self._result("complete", final)
 
     def _stream(self, todo: Sequence[Split]) -> None:
-        with embedded_ray(self.options):
-            pools.configure_ray_data(self.monitor)
+        with embedded_ray(self.options, self.desired):
+            configure_ray_data(self.monitor, self.spec.allocation.reservation_ratio)
             dataset = pipeline.build(self.spec, self.manifest, todo, self.ledger)
             blocks: queue.SimpleQueue[list[ShardResult] | BaseException | None] = queue.SimpleQueue()
             threading.Thread(target=_pump, args=(dataset, blocks), daemon=True, name="commits").start()
@@ -211,7 +204,7 @@ class _Attempt:
             for result in received:
                 self._take_new(result)
             self._check_error_rate(finished=False)
-            if self.stop.is_set():
+            if self._stopping():
                 deadline = deadline or time.monotonic() + STOP_SECONDS
                 if time.monotonic() >= deadline or not received:
                     return
@@ -232,6 +225,9 @@ class _Attempt:
             received += item
         self._report("running")
         return received
+
+    def _stopping(self) -> bool:
+        return self.stop.is_set() or self.desired.latest().pause
 
     def _take(self, commit: Commit) -> None:
         self.tally.add(commit)
@@ -297,8 +293,9 @@ class _Attempt:
         samples = self.monitor.latest().pools
         if len(samples) != len(self.spec.stages):
             return tuple(PoolProgress(name=stage.name) for stage in self.spec.stages)
+        tokens = self._tokens_per_row()
         found = []
-        for stage, sample, tokens in zip(self.spec.stages, samples, self._tokens_per_row(), strict=True):
+        for index, (stage, sample) in enumerate(zip(self.spec.stages, samples, strict=True)):
             rate = self.rates[stage.name].update(now, sample.rows_completed)
             gpus = stage.resources.gpus or 1
             service = sample.busy_seconds * gpus / sample.rows_completed if sample.rows_completed else None
@@ -306,14 +303,15 @@ class _Attempt:
                 PoolProgress(
                     name=stage.name,
                     target=sample.ready + sample.pending + sample.restarting,
-                    ready=sample.ready - sample.restarting,
+                    ready=sample.ready,
                     pending=sample.pending,
                     restarting=sample.restarting,
+                    retiring=sample.retiring,
                     queued_rows=sample.queued_rows,
                     in_flight_rows=sample.in_flight_rows,
                     rows_completed=sample.rows_completed,
                     rows_per_second=rate,
-                    tokens_per_second=rate * tokens,
+                    tokens_per_second=rate * tokens[index],
                     service_seconds_per_row=service,
                 )
             )
@@ -374,34 +372,14 @@ def cause_of(error: BaseException) -> BaseException:
     return InternalError(f"the pipeline stopped: {type(error).__name__}: {error}")
 
 
-def _warnings(spec: LLMBatchJobSpec) -> tuple[str, ...]:
+def _warnings(spec: LLMBatchJobSpec, missing: str) -> tuple[str, ...]:
     simulated = [stage.name for stage in spec.stages if stage.engine == "simulated"]
     found = []
     if simulated:
         found.append(f"simulated engine: the output of {', '.join(simulated)} is made up, no model runs")
-    missing = pools.check_ray()
     if missing:
-        found.append(f"this Ray lacks {missing}: no pool figures, and blocks are larger than shards")
+        found.append(
+            f"this Ray lacks {missing}: Ray Data's own autoscaler sizes the pools, there are no pool figures, "
+            "and blocks are larger than shards"
+        )
     return tuple(found)
-
-
-@contextmanager
-def embedded_ray(options: RunOptions) -> Iterator[None]:
-    """Start Ray in this process, or join the cluster of `options.address`, for the time of a run."""
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    import ray
-
-    started: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
-    if options.address is not None:
-        started["address"] = options.address
-    else:
-        started |= {
-            "num_cpus": options.cpus or max(LEAST_CPUS, os.cpu_count() or 1),
-            "object_store_memory": options.object_store_mb * 1_000_000,
-            "include_dashboard": False,
-        }
-    ray.init(**started)
-    try:
-        yield
-    finally:
-        ray.shutdown()

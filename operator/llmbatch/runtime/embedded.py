@@ -1,0 +1,179 @@
+"""Ray for one run: joined where the job's cluster is, or started in this process, alone or as nodes that come and go.
+
+With a capacity trace every node of the trace is a raylet of its own with logical GPUs on this machine. A node that
+leaves is killed without grace, as a preempted machine is; a notice reaches the run through `Desired`, as the
+controller's does.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from llmbatch.api.capacity import Capacity, DoomedWorker
+from llmbatch.core.capacity.trace import Trace
+from llmbatch.runtime.desired import Desired
+
+LEAST_CPUS = 4
+"""Ray's CPUs are a count, not cores: below this a chain of stages has no room beside its reads and commits."""
+NODE_CPUS = 8
+"""Logical CPUs of a traced node: replicas there are bound by its GPUs."""
+NODE_STORE_BYTES = 100_000_000
+"""Object store of a traced node: shards of text are small."""
+DEAD_NODE_CONFIG = {
+    "health_check_period_ms": 1000,
+    "health_check_timeout_ms": 2000,
+    "health_check_failure_threshold": 3,
+}
+"""Ray takes about 13 s to notice a dead node by default; a preempted machine should not be waited for that long."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalCapacity:
+    """Nodes that come and go with a trace."""
+
+    trace: Trace
+    notice_seconds: float | None = None
+    """How long before a node leaves the run is told; None: never."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How this process runs Ray. Ignored where a Ray cluster is given."""
+
+    address: str | None = None
+    """Address of a running Ray cluster; None starts one in this process."""
+    cpus: int | None = None
+    """CPU cores the embedded Ray may hand out; None: the machine's, but at least `LEAST_CPUS`."""
+    object_store_mb: int = 512
+    """Object store of the embedded Ray, in MB."""
+    capacity: LocalCapacity | None = None
+    """Capacity that comes and goes; None: one node that stays."""
+
+
+class Step(NamedTuple):
+    """One thing that happens to the nodes, at a second of the trace."""
+
+    seconds: float
+    kind: Literal["add", "notice", "remove"]
+    node: str
+    deadline: float
+    """For a notice: the second of the trace at which the node leaves."""
+
+
+def timeline(capacity: LocalCapacity) -> list[Step]:
+    """Return what happens to the nodes, in order of time."""
+    steps = []
+    for stay in capacity.trace.lifetimes():
+        steps.append(Step(stay.start, "add", stay.node, 0.0))
+        if not stay.removed:
+            continue
+        steps.append(Step(stay.end, "remove", stay.node, 0.0))
+        if capacity.notice_seconds is not None:
+            told = max(stay.start, stay.end - capacity.notice_seconds)
+            steps.append(Step(told, "notice", stay.node, stay.end))
+    # What leaves makes room for what comes at the same second.
+    order = {"remove": 0, "add": 1, "notice": 2}
+    return sorted(steps, key=lambda step: (step.seconds, order[step.kind], step.node))
+
+
+@contextmanager
+def embedded_ray(options: RunOptions, desired: Desired) -> Iterator[None]:
+    """Start Ray in this process, or join the cluster of `options.address`, for the time of a run."""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
+    with _cluster(options, desired) as started:
+        ray.init(**quiet, **started)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _cluster(options: RunOptions, desired: Desired) -> Iterator[dict[str, Any]]:
+    cpus = options.cpus or max(LEAST_CPUS, os.cpu_count() or 1)
+    store = options.object_store_mb * 1_000_000
+    if options.address is not None:
+        yield {"address": options.address}
+    elif options.capacity is None:
+        yield {"num_cpus": cpus, "object_store_memory": store, "include_dashboard": False}
+    else:
+        nodes = _Nodes(options.capacity, desired, cpus, store)
+        try:
+            yield {"address": nodes.start()}
+        finally:
+            nodes.stop()
+
+
+class _Nodes:
+    """A Ray cluster on this machine whose nodes follow a trace."""
+
+    def __init__(self, capacity: LocalCapacity, desired: Desired, cpus: int, store_bytes: int) -> None:
+        self._capacity = capacity
+        self._desired = desired
+        self._head = {"num_cpus": cpus, "num_gpus": 0, "object_store_memory": store_bytes, "include_dashboard": False}
+        self._nodes: dict[str, Any] = {}
+        self._doomed: dict[str, DoomedWorker] = {}
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True, name="capacity")
+
+    def start(self) -> str:
+        """Start the head and the nodes that are there at second 0; return the cluster's address."""
+        from ray.cluster_utils import Cluster
+
+        self._cluster = Cluster(initialize_head=True, head_node_args=self._head | {"_system_config": DEAD_NODE_CONFIG})
+        self._steps = timeline(self._capacity)
+        self._began = time.time()
+        while self._steps and self._steps[0].seconds <= 0:
+            self._take(self._steps.pop(0))
+        self._began = time.time()
+        self._thread.start()
+        return str(self._cluster.address)
+
+    def stop(self) -> None:
+        """End every process of the cluster."""
+        self._ended.set()
+        self._thread.join()
+        self._cluster.shutdown()
+
+    def _follow(self) -> None:
+        for step in self._steps:
+            if self._ended.wait(max(0.0, self._began + step.seconds - time.time())):
+                return
+            self._take(step)
+
+    def _take(self, step: Step) -> None:
+        if step.kind == "add":
+            self._nodes[step.node] = self._cluster.add_node(
+                num_gpus=self._capacity.trace.gpus_per_node,
+                num_cpus=NODE_CPUS,
+                object_store_memory=NODE_STORE_BYTES,
+                wait=False,
+            )
+        elif step.kind == "notice":
+            self._doom(step)
+        else:
+            self._cluster.remove_node(self._nodes.pop(step.node), allow_graceful=False)
+            if self._doomed.pop(step.node, None) is not None:
+                self._tell()
+
+    def _doom(self, step: Step) -> None:
+        self._doomed[step.node] = DoomedWorker(
+            worker=step.node,
+            ray_node_id=self._nodes[step.node].node_id,
+            kind="reclaim",
+            deadline=self._began + step.deadline,
+        )
+        self._tell()
+
+    def _tell(self) -> None:
+        now = self._desired.latest()
+        self._desired.offer(Capacity(sequence=now.sequence + 1, doomed=tuple(self._doomed.values()), pause=now.pause))

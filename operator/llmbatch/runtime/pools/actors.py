@@ -1,0 +1,231 @@
+"""One stage's actor pool: what its replicas do, and the levers that Ray Data's own autoscaler lacks.
+
+A replica that retires gets no more tasks and leaves when it has none, busy work is never killed. Its place in the
+dispatch heap is rebuilt by Ray Data before every dispatch, so it is kept out where the heap is built.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+BATCHES_REMEMBERED = 64
+"""Durations kept for the 95th percentile."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSample:
+    """One stage's actor pool at one moment."""
+
+    ready: int
+    """Replicas that take work."""
+    pending: int
+    """Replicas that wait for resources or load their model."""
+    restarting: int
+    """Replicas that lost their node."""
+    retiring: int
+    """Replicas that finish what they have and leave."""
+    queued_rows: int
+    """Rows that arrived at the stage, or wait before it, and are in no replica."""
+    in_flight_rows: int
+    """Rows inside the replicas."""
+    rows_completed: int
+    """Rows the stage handed on since the execution began."""
+    busy_seconds: float
+    """Replica-seconds spent in finished tasks since the execution began."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """One actor of a pool."""
+
+    id: str
+    """Ray Data's logical id: it outlives a restart."""
+    node: str | None
+    """Ray's hex id of its node; None while it has none."""
+    pending: bool
+    """Waits for resources or loads its model for the first time."""
+    restarting: bool
+    """Lost its node, and starts again elsewhere."""
+    retiring: bool
+    """Gets no more tasks."""
+    tasks: int
+    """Tasks bound to it."""
+    age_seconds: float
+    """Since it was created or, once it is ready, since then."""
+
+
+class StagePool:
+    """A stage's operator and its actor pool."""
+
+    def __init__(self, operator: Any, state: Any) -> None:
+        """Wrap an operator of a topology, and its state."""
+        self.operator = operator
+        self._state = state
+        [self._pool] = operator.get_autoscaling_actor_pools()
+        self._retiring: frozenset[str] = frozenset()
+        self._since: dict[str, float] = {}
+        self._submitted: dict[Any, deque[float]] = {}
+        self._task_seconds: deque[float] = deque(maxlen=BATCHES_REMEMBERED)
+        self._load_seconds: deque[float] = deque(maxlen=BATCHES_REMEMBERED)
+
+    def enroll(self) -> None:
+        """Take the pool's size out of Ray Data's hands. Before the first task."""
+        pool = self._pool
+        pool.min_size = lambda: 0
+        self._keep_retiring_out(pool)
+        self._time_tasks(pool)
+        self._time_loads(pool)
+
+    def sample(self) -> PoolSample:
+        """Return how the pool stands."""
+        info = self.operator.get_actor_info()
+        metrics = self.operator.metrics
+        submitted = metrics.rows_inputs_of_submitted_tasks
+        done = metrics.rows_task_outputs_generated
+        retiring = sum(replica.retiring for replica in self.replicas())
+        return PoolSample(
+            ready=max(0, info.running - info.restarting - retiring),
+            pending=info.pending,
+            restarting=info.restarting,
+            retiring=retiring,
+            queued_rows=max(0, self._rows_from_upstream() - submitted),
+            in_flight_rows=max(0, submitted - done),
+            rows_completed=done,
+            busy_seconds=metrics.task_worker_completion_time_s,
+        )
+
+    def replicas(self) -> list[Replica]:
+        """Return the pool's replicas."""
+        return [*self._running(), *self._pending()]
+
+    def rows_per_task(self) -> float:
+        """Return the mean rows of a task so far; 0 before the first."""
+        metrics = self.operator.metrics
+        tasks = metrics.num_tasks_submitted
+        return metrics.rows_inputs_of_submitted_tasks / tasks if tasks else 0.0
+
+    def task_seconds(self) -> list[float]:
+        """Return how long the last tasks took inside a replica."""
+        return list(self._task_seconds)
+
+    def load_seconds(self) -> list[float]:
+        """Return how long the last replicas took from their creation until they were ready."""
+        return list(self._load_seconds)
+
+    def inputs_done(self) -> bool:
+        """Tell whether nothing will come from upstream any more."""
+        return all(upstream.has_completed() for upstream in self.operator.input_dependencies)
+
+    def done(self) -> bool:
+        """Tell whether the stage has nothing left to do."""
+        return bool(self.operator.has_execution_finished() or self.operator.has_completed())
+
+    def grow(self, count: int, reason: str) -> None:
+        """Create replicas."""
+        from ray.data._internal.actor_autoscaler import ActorPoolScalingRequest
+
+        self._pool.scale(ActorPoolScalingRequest.upscale(delta=count, reason=reason))
+
+    def cancel(self, ids: Collection[str]) -> None:
+        """Give up replicas that are not ready yet."""
+        pool = self._pool
+        for ref, actor in list(pool._pending_actors.items()):
+            if pool._get_actor_logical_id(actor) in ids:
+                # Ray Data removes the first pending actor; this makes it the one that is meant.
+                pool._pending_actors = {ref: actor, **pool._pending_actors}
+                pool._try_remove_pending_actor()
+
+    def retire(self, ids: Collection[str]) -> None:
+        """Let exactly these replicas get no more tasks; one that is left out again serves on."""
+        self._retiring = frozenset(ids)
+
+    def reap(self) -> None:
+        """Release what holds a place without use: retired replicas without tasks, restarting ones with none."""
+        pool = self._pool
+        for actor, state in list(pool._running_actors.items()):
+            leaves = state.is_restarting or self._id(actor) in self._retiring
+            if leaves and state.num_tasks_in_flight == 0:
+                pool._release_running_actor(actor)
+                self._submitted.pop(actor, None)
+
+    def _running(self) -> Iterator[Replica]:
+        for actor, state in self._pool._running_actors.items():
+            replica_id = self._id(actor)
+            yield Replica(
+                id=replica_id,
+                node=state.actor_location,
+                pending=False,
+                restarting=state.is_restarting,
+                retiring=replica_id in self._retiring,
+                tasks=state.num_tasks_in_flight,
+                age_seconds=self._age(replica_id),
+            )
+
+    def _pending(self) -> Iterator[Replica]:
+        for actor in self._pool._pending_actors.values():
+            replica_id = self._id(actor)
+            yield Replica(
+                id=replica_id,
+                node=None,
+                pending=True,
+                restarting=False,
+                retiring=False,
+                tasks=0,
+                age_seconds=self._age(replica_id),
+            )
+
+    def _id(self, actor: Any) -> str:
+        return str(self._pool._get_actor_logical_id(actor))
+
+    def _age(self, replica_id: str) -> float:
+        now = time.monotonic()
+        return now - self._since.setdefault(replica_id, now)
+
+    def _rows_from_upstream(self) -> int:
+        metrics = self.operator.input_dependencies[0].metrics
+        return int(metrics.rows_task_outputs_generated)
+
+    def _keep_retiring_out(self, pool: Any) -> None:
+        update_rank = pool._update_rank
+
+        def without_retiring(actor: Any, state: Any, died: bool) -> None:
+            update_rank(actor=actor, state=state, died=died or self._id(actor) in self._retiring)
+
+        pool._update_rank = without_retiring
+
+    def _time_tasks(self, pool: Any) -> None:
+        on_submitted, on_completed = pool.on_task_submitted, pool.on_task_completed
+
+        def submitted(actor: Any) -> None:
+            self._submitted.setdefault(actor, deque()).append(time.monotonic())
+            on_submitted(actor)
+
+        def completed(actor: Any) -> None:
+            now = time.monotonic()
+            started = self._submitted.get(actor)
+            if started:
+                self._task_seconds.append(now - started.popleft())
+                if started:
+                    # The next one waited behind this one: its time in the replica begins now.
+                    started[0] = max(started[0], now)
+            on_completed(actor)
+
+        pool.on_task_submitted, pool.on_task_completed = submitted, completed
+
+    def _time_loads(self, pool: Any) -> None:
+        pending_to_running = pool.pending_to_running
+
+        def became_ready(ready_ref: Any) -> Any:
+            actor = pending_to_running(ready_ref)
+            if actor is not None:
+                replica_id = self._id(actor)
+                now = time.monotonic()
+                self._load_seconds.append(now - self._since.get(replica_id, now))
+                self._since[replica_id] = now
+            return actor
+
+        pool.pending_to_running = became_ready

@@ -1,0 +1,60 @@
+"""Does this Ray have every private name that the pools rest on?"""
+
+from __future__ import annotations
+
+
+def missing_names() -> str:
+    """Return an empty string if this Ray has every private name used here, else what is missing."""
+    try:
+        from ray._private.state import state
+        from ray._raylet import InnerGcsClient  # type: ignore[attr-defined]
+        from ray.data._internal.actor_autoscaler import ActorAutoscaler, ActorPoolScalingRequest
+        from ray.data._internal.execution.execution_callback import ExecutionCallback
+        from ray.data._internal.execution.interfaces.op_runtime_metrics import OpRuntimeMetrics
+        from ray.data._internal.execution.operators.actor_pool_map_operator import (
+            ActorPoolMapOperator,
+            _ActorState,
+            _NodeAwareActorPool,
+        )
+        from ray.data._internal.execution.operators.map_operator import MapOperator
+        from ray.data._internal.execution.operators.map_transformer import MapTransformer
+        from ray.data._internal.execution.streaming_executor_state import OpState
+        from ray.data._internal.output_buffer import OutputBlockSizeOption
+    except ImportError as error:
+        return str(error)
+    needed: tuple[tuple[object, tuple[str, ...]], ...] = (
+        (ActorAutoscaler, ("try_trigger_scaling",)),
+        (ActorPoolMapOperator, ("get_autoscaling_actor_pools", "get_actor_info")),
+        (ActorPoolScalingRequest, ("upscale",)),
+        (ExecutionCallback, ("before_execution_starts", "on_execution_step", "after_execution_succeeds")),
+        (InnerGcsClient, ("drain_node",)),
+        (MapOperator, ("has_execution_finished", "metrics")),
+        (MapTransformer, ("get_transform_fns",)),
+        (OpRuntimeMetrics, ("on_task_finished",)),
+        (OpState, ("total_enqueued_input_blocks",)),
+        (OutputBlockSizeOption, ("of",)),
+        (state, ("get_draining_nodes",)),
+        (
+            _NodeAwareActorPool,
+            (
+                "_get_actor_logical_id",
+                "_release_running_actor",
+                "_try_remove_pending_actor",
+                "_update_rank",
+                "min_size",
+                "on_task_completed",
+                "on_task_submitted",
+                "pending_to_running",
+                "scale",
+            ),
+        ),
+    )
+    missing = [_name(owner, name) for owner, names in needed for name in names if not hasattr(owner, name)]
+    fields = getattr(_ActorState, "__dataclass_fields__", {})
+    wanted = ("num_tasks_in_flight", "actor_location", "is_restarting")
+    missing += [f"_ActorState.{name}" for name in wanted if name not in fields]
+    return ", ".join(missing)
+
+
+def _name(owner: object, name: str) -> str:
+    return f"{getattr(owner, '__name__', type(owner).__name__)}.{name}"

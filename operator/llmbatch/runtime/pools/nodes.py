@@ -1,0 +1,100 @@
+"""The nodes of the Ray cluster: which there are, and draining one for certain."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from llmbatch.api.capacity import Capacity, DoomedWorker
+from llmbatch.errors import TransientError
+
+PREEMPTION = 2
+"""`DRAIN_NODE_REASON_PREEMPTION` of Ray's autoscaler.proto: always accepted, and restarts after it are not counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class RayNode:
+    """One live node."""
+
+    id: str
+    """Ray's hex id."""
+    address: str
+    """Its IP address."""
+    hostname: str
+    """Its host name: in Kubernetes the pod's name."""
+    gpus: float
+    """GPUs it has."""
+    cpus: float
+    """CPUs it hands out."""
+    accelerator: str | None
+    """Accelerator type by Ray's name."""
+    draining: bool
+    """Whether Ray drains it."""
+
+
+def live_nodes() -> list[RayNode]:
+    """Return the nodes that Ray holds for alive. A dead one may be among them for some seconds."""
+    from ray._private.state import state
+
+    import ray
+
+    draining = state.get_draining_nodes()
+    return [_node(node, node["NodeID"] in draining) for node in ray.nodes() if node["Alive"]]
+
+
+def _node(node: dict[str, Any], draining: bool) -> RayNode:
+    resources = node["Resources"]
+    types = [name.partition(":")[2] for name in resources if name.startswith("accelerator_type:")]
+    return RayNode(
+        id=node["NodeID"],
+        address=node["NodeManagerAddress"],
+        hostname=node["NodeManagerHostname"],
+        gpus=resources.get("GPU", 0.0),
+        cpus=resources.get("CPU", 0.0),
+        accelerator=types[0] if types else None,
+        draining=draining,
+    )
+
+
+def doomed_nodes(nodes: list[RayNode], capacity: Capacity, now: float) -> dict[str, float]:
+    """Return the deadline (Unix seconds) of each node that a notice speaks of, by Ray's id.
+
+    A worker that drains without a deadline, and one that is lost though Ray has not seen it, is due now.
+    """
+    found: dict[str, float] = {}
+    for worker in capacity.doomed:
+        for node in nodes:
+            if _is(node, worker):
+                deadline = now if worker.deadline is None or worker.kind == "lost" else worker.deadline
+                found[node.id] = min(deadline, found.get(node.id, deadline))
+    return found
+
+
+def _is(node: RayNode, worker: DoomedWorker) -> bool:
+    if worker.ray_node_id is not None:
+        return node.id == worker.ray_node_id
+    if worker.address is not None:
+        return node.address == worker.address
+    return node.hostname == worker.worker or node.id == worker.worker
+
+
+def drain(node_id: str, deadline: float, why: str) -> None:
+    """Tell Ray that a node goes, and make sure that it heard.
+
+    Ray accepts a drain of an id that it does not know and drains nothing, so the answer alone proves nothing.
+
+    Raises:
+        TransientError: Ray does not list the node as draining afterwards.
+    """
+    from ray._private.state import state
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+
+    import ray
+
+    client = GcsClient(address=ray.get_runtime_context().gcs_address)
+    milliseconds = int(max(deadline, time.time() + 1.0) * 1000)
+    accepted, refusal = client.drain_node(node_id, PREEMPTION, why, milliseconds)
+    gone = all(node["NodeID"] != node_id or not node["Alive"] for node in ray.nodes())
+    if not gone and (not accepted or node_id not in state.get_draining_nodes()):
+        raise TransientError(f"Ray does not drain node {node_id}: {refusal or 'it is not among the draining nodes'}")

@@ -1,0 +1,131 @@
+"""What is said of a job that does not move: soon, in the user's terms, and in the same words each pass."""
+
+from typing import Any
+
+import pytest
+
+from controllerkit import NOW, PODS, cluster, job, pod, progress, ray_job, running_snapshot, running_status
+from llmbatch.core.job.decide import decide
+from llmbatch.core.job.snapshot import (
+    ChildObservation,
+    ClusterFacts,
+    RayApiObservation,
+    RuntimeObservation,
+    Snapshot,
+)
+from llmbatch.core.job.stall import Stall, scheduling_message, stall
+
+PENDING: dict[str, Any] = {"phase": "Pending", "ready": False, "node": None}
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (
+            (
+                "0/5 nodes are available: 3 Insufficient nvidia.com/gpu, 2 node(s) had untolerated taint {a: b}. "
+                "preemption: 0/5 nodes are available: 5 Preemption is not helpful for scheduling."
+            ),
+            "Insufficient nvidia.com/gpu, node(s) had untolerated taint {a: b}",
+        ),
+        (
+            (
+                "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector. no new claims to "
+                "deallocate, preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
+            ),
+            "node(s) didn't match Pod's node affinity/selector",
+        ),
+        ("no nodes available to schedule pods", "no nodes available to schedule pods"),
+        ("0/2 nodes are available: ", "0/2 nodes are available: "),
+    ],
+)
+def test_the_schedulers_counts_are_left_out(said: str, shown: str):
+    assert scheduling_message(said) == shown
+
+
+def heads(**fields: Any) -> dict[str, Any]:
+    return {"cluster": cluster(head_ready=False), "pods": (pod("head", "head", **fields),)}
+
+
+CASES: dict[str, tuple[dict[str, Any], str, str]] = {
+    "no KubeRay": ({"facts": ClusterFacts(kuberay_installed=False)}, "KubeRayMissing", "install KubeRay"),
+    "no right": ({"facts": ClusterFacts(forbidden=("cannot create rayclusters",))}, "Forbidden", "cannot create"),
+    "refused": ({"facts": ClusterFacts(rejected=("spec.x: Invalid",))}, "Rejected", "spec.x"),
+    "no Secret": ({"facts": ClusterFacts(missing_secrets=("b", "a"))}, "SecretMissing", "Secret a, b"),
+    "another's object": (
+        {"children": (ChildObservation(kind="Secret", name="summarise-token", owned=False),)},
+        "NameTaken",
+        "Secret summarise-token",
+    ),
+    "another's cluster": ({"cluster": cluster(owned=False)}, "NameTaken", "RayCluster summarise"),
+    "KubeRay's failure": ({"cluster": cluster(failure="pods quota exceeded")}, "RayClusterFailed", "quota"),
+    "head without a node": (heads(**PENDING, unschedulable="0/1 nodes are available: 1 x"), "Unschedulable", "head"),
+    "head without an image": (
+        heads(ready=False, waiting_reason="ErrImagePull", waiting_message="not found"),
+        "ImageUnavailable",
+        "not found",
+    ),
+    "head without its Secret": (
+        heads(ready=False, waiting_reason="CreateContainerConfigError", waiting_message="secret x"),
+        "CreateContainerConfigError",
+        "secret x",
+    ),
+    "no worker with a node": (
+        {"pods": (PODS[0], pod("w0", **PENDING, unschedulable="0/2 nodes are available: 2 Insufficient cpu."))},
+        "Unschedulable",
+        "No node takes a spot pod: Insufficient cpu",
+    ),
+    "silent head": ({"ray": RayApiObservation(unreachable_since=NOW - 90)}, "HeadSilent", "Jobs API"),
+    "silent driver": (
+        {
+            "ray": RayApiObservation(reachable=True, jobs=(ray_job(),)),
+            "runtime": RuntimeObservation(unreachable_since=NOW - 90),
+        },
+        "DriverSilent",
+        "control endpoint",
+    ),
+    "no progress": ({"runtime": RuntimeObservation(progress=progress(stall_reason="no H100"))}, "NoProgress", "H100"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_stall_has_its_reason_in_the_status(case: str):
+    fields, reason, part = CASES[case]
+    status = decide(running_snapshot(**fields)).status
+    [stalled] = [condition for condition in status.conditions if condition.type == "Stalled"]
+    assert (stalled.status, stalled.reason) == ("True", reason)
+    assert part in stalled.message
+    assert status.phase == "Stalled"
+
+
+def test_what_is_only_a_matter_of_time_is_no_stall():
+    young = pod("w0", **PENDING, unschedulable="0/1 nodes are available", created_at=NOW - 2)
+    starting = pod("w1", ready=False, waiting_reason="ContainerCreating")
+    assert stall(running_snapshot(pods=(PODS[0], young, starting))) is None
+
+
+def test_a_job_with_a_worker_is_degraded_and_not_stalled():
+    missing = pod("w9", **PENDING, unschedulable="0/1 nodes are available: 1 Insufficient nvidia.com/gpu.")
+    snapshot = running_snapshot(pods=(*PODS[:2], missing))
+    assert stall(snapshot) is None
+    conditions = {condition.type: condition for condition in decide(snapshot).status.conditions}
+    assert (conditions["Degraded"].status, conditions["Degraded"].reason) == ("True", "Unschedulable")
+
+
+def test_the_kubelets_changing_words_are_written_once():
+    def pulling(reason: str, message: str) -> Snapshot:
+        head = pod("head", "head", ready=False, waiting_reason=reason, waiting_message=message)
+        return running_snapshot(cluster=cluster(head_ready=False), pods=(head,), job=job(status=status))
+
+    status = running_status(attempt_started_at=None)
+    status = decide(pulling("ErrImagePull", "401 Unauthorized")).status
+    again = decide(pulling("ImagePullBackOff", 'Back-off pulling image "x"'))
+    assert again.status == status
+    assert "401" in next(condition.message for condition in status.conditions if condition.type == "Stalled")
+
+
+def test_the_first_check_speaks():
+    facts = ClusterFacts(kuberay_installed=False, missing_secrets=("a",))
+    found = stall(running_snapshot(facts=facts))
+    assert isinstance(found, Stall)
+    assert found.reason == "KubeRayMissing"
