@@ -64,8 +64,11 @@ class Draft:
         condition = self.condition(kind)
         return condition is not None and condition.status == "True"
 
-    def set(self, kind: ConditionType, holds: bool, reason: str, message: str = "") -> None:
-        """Set a condition."""
+    def set(self, kind: ConditionType, holds: bool, reason: str, message: str = "", *, wavers: bool = False) -> None:
+        """Set a condition. A message that wavers stays as it was while status and reason do."""
+        old = self.condition(kind)
+        if wavers and old is not None and (old.status == "True", old.reason) == (holds, reason):
+            message = old.message
         new = Condition(
             type=kind,
             status="True" if holds else "False",

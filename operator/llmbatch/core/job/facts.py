@@ -55,10 +55,10 @@ def head_ready(snapshot: Snapshot) -> bool:
 
 
 def workers(snapshot: Snapshot) -> list[Worker]:
-    """Return the worker pods with their notices, in the order of the snapshot."""
+    """Return the worker pods with their notices, by name: what is said of the first one does not waver."""
     nodes = {node.name: node for node in snapshot.nodes}
     found = []
-    for pod in snapshot.pods:
+    for pod in sorted(snapshot.pods, key=lambda pod: pod.name):
         if pod.group == HEAD_GROUP:
             continue
         node = nodes.get(pod.node or "")

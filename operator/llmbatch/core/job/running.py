@@ -37,7 +37,7 @@ def run(draft: Draft, spec: LLMBatchJobSpec) -> None:
     if held_up is None:
         draft.clear("Stalled", "Moving")
     else:
-        draft.set("Stalled", True, held_up.reason, held_up.message)
+        draft.set("Stalled", True, held_up.reason, held_up.message, wavers=held_up.wavers)
         draft.because(held_up.message)
     _set_cluster_ready(draft)
     if held_up is not None and held_up.reason in BLOCKING:
@@ -206,4 +206,4 @@ def _set_degraded(draft: Draft, sizing: Sizing) -> None:
     if trouble is None:
         draft.set("Degraded", True, "WorkersStarting", "Fewer workers run than are wanted")
     else:
-        draft.set("Degraded", True, trouble.reason, trouble.message)
+        draft.set("Degraded", True, trouble.reason, trouble.message, wavers=trouble.wavers)

@@ -40,6 +40,8 @@ class Stall(NamedTuple):
     """One CamelCase word."""
     message: str
     """One sentence, without counts that change from pass to pass."""
+    wavers: bool = False
+    """Whether the words differ from pass to pass for one and the same cause; the first ones are kept then."""
 
 
 def stall(snapshot: Snapshot) -> Stall | None:
@@ -56,7 +58,8 @@ def pod_trouble(pod: PodObservation, now: float) -> Stall | None:
     """Return what keeps one pod from becoming ready, if it is more than a matter of time."""
     if pod.waiting_reason in BROKEN:
         text = pod.waiting_message or pod.waiting_reason
-        return Stall("ImageUnavailable" if "Image" in pod.waiting_reason else pod.waiting_reason, text)
+        # The kubelet alternates between the attempt and the back-off, and counts the seconds of the latter.
+        return Stall("ImageUnavailable" if "Image" in pod.waiting_reason else pod.waiting_reason, text, wavers=True)
     if pod.unschedulable and now - pod.created_at >= UNSCHEDULABLE_SECONDS:
         return Stall("Unschedulable", f"No node takes a {pod.group} pod: {scheduling_message(pod.unschedulable)}")
     return None
