@@ -138,8 +138,7 @@ PODS = (pod("head", "head"), *(pod(f"w{index}") for index in range(4)))
 def children(seen: JobObservation) -> tuple[ChildObservation, ...]:
     """Return the children of a job, all there."""
     return tuple(
-        ChildObservation(kind=child["kind"], name=child["metadata"]["name"])
-        for child in build_support(seen, SETTINGS)
+        ChildObservation(kind=child["kind"], name=child["metadata"]["name"]) for child in build_support(seen, SETTINGS)
     )
 
 
