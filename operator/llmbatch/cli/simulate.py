@@ -32,6 +32,8 @@ WIDTH = 110
 class Policy(StrEnum):
     """What `--policy` takes."""
 
+    OURS = "ours"
+    RAY_RESERVATION = "ray-reservation"
     FIXED = "fixed"
     RESTART_ALL = "restart-all"
 

@@ -190,8 +190,14 @@ class _Attempt:
             configure_ray_data(self.monitor, self.spec.allocation.reservation_ratio)
             dataset = pipeline.build(self.spec, self.manifest, todo, self.ledger)
             blocks: queue.SimpleQueue[list[ShardResult] | BaseException | None] = queue.SimpleQueue()
-            threading.Thread(target=_pump, args=(dataset, blocks), daemon=True, name="commits").start()
-            self._follow(blocks)
+            pump = threading.Thread(target=_pump, args=(dataset, blocks), daemon=True, name="commits")
+            pump.start()
+            try:
+                self._follow(blocks)
+            finally:
+                # A thread that asks Ray for a block while Ray shuts down ends the whole process.
+                self.monitor.end()
+                pump.join(STOP_SECONDS)
 
     def _follow(self, blocks: queue.SimpleQueue[Any]) -> None:
         deadline: float | None = None

@@ -9,10 +9,13 @@ from llmbatch.core.capacity.trace import Trace
 from llmbatch.simulator.baselines import Fixed, RestartAll
 from llmbatch.simulator.compare import Outcome
 from llmbatch.simulator.oracle import OracleStage
+from llmbatch.simulator.ours import Allocated
 from llmbatch.simulator.planner import Estimate, Rounds, estimate
 from llmbatch.simulator.virtual import Policy, Workload, World
 
 POLICIES: Mapping[str, Callable[[Trace, Workload], Policy]] = {
+    "ours": lambda trace, workload: Allocated(workload, trace.gpus_per_node),
+    "ray-reservation": lambda trace, workload: Allocated(workload, trace.gpus_per_node, "rayReservation"),
     "fixed": lambda trace, workload: Fixed(trace, workload.stages),
     "restart-all": lambda _trace, _workload: RestartAll(),
 }

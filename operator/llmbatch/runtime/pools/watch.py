@@ -39,6 +39,7 @@ class PoolMonitor:
     def __init__(self, sizer: Sizer | None = None) -> None:
         """Watch only, or let `sizer` size the pools."""
         self._sizer = sizer
+        self._executor: Any = None
         self._pools: list[StagePool] = []
         self._sample = ExecutionSample(0, False, ())
         self._lock = threading.Lock()
@@ -50,10 +51,16 @@ class PoolMonitor:
 
     def begin(self, executor: Any) -> None:
         """Arrange an execution that is about to start."""
+        self._executor = executor
         keep_blocks_whole(executor._topology)
         self._pools = [StagePool(op, state) for op, state in executor._topology.items() if _is_stage(op)]
         if self._sizer is not None:
             self._sizer.take_over(executor, self._pools)
+
+    def end(self) -> None:
+        """End an execution that is not wanted any more, and with it the iteration of its output."""
+        if self._executor is not None:
+            self._executor.shutdown(force=True)
 
     def observe(self, executor: Any) -> None:
         """Take a sample of the execution."""

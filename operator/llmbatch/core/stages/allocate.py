@@ -1,0 +1,103 @@
+"""Which stage owns which GPU: a pure, level-triggered decision, made anew on every tick."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from llmbatch.core.stages.balance import balanced, fill, serving
+from llmbatch.core.stages.demand import Demand, demands, useful_gpus
+from llmbatch.core.stages.drain import drains_now
+from llmbatch.core.stages.model import (
+    Allocation,
+    AllocationOptions,
+    CapacityView,
+    PoolView,
+    ReplicaView,
+    Target,
+)
+from llmbatch.core.stages.multiplex import take_turns, worth_turns
+from llmbatch.core.stages.ray_reservation import reserved
+from llmbatch.core.stages.slots import Slots
+
+
+def allocate(pools: Sequence[PoolView], capacity: CapacityView, now: float, options: AllocationOptions) -> Allocation:
+    """Return what each stage of a chain should have on the nodes that are there.
+
+    `pools` are in the order of the chain, `now` is in Unix seconds, as the nodes' deadlines are. With a GPU for every
+    stage no stage that has work is without a replica unless stages take turns; with fewer they always do. Nothing is
+    started on a node that is about to go; what runs there goes on until its last batch would not end in time.
+    """
+    needs = demands(pools)
+    counts, turns = _counts(pools, needs, capacity, options)
+    targets = tuple(
+        Target(
+            pool.stage,
+            count,
+            _retired(pool, count, capacity, now, options.drain_margin_seconds),
+            _explain(pool, need, count, Slots(capacity).gpus, taking_turns=turns),
+        )
+        for pool, need, count in zip(pools, needs, counts, strict=True)
+    )
+    return Allocation(targets, useful_gpus(needs), _stall(pools, needs, capacity))
+
+
+def _counts(
+    pools: Sequence[PoolView], needs: Sequence[Demand], capacity: CapacityView, options: AllocationOptions
+) -> tuple[list[int], bool]:
+    if options.policy == "rayReservation":
+        return reserved(pools, needs, capacity, options.reservation_ratio), False
+    whole = balanced(pools, needs, capacity)
+    best = fill(pools, needs, Slots(capacity), [0] * len(pools))
+    if worth_turns(pools, needs, Slots(capacity).gpus, best):
+        return take_turns(pools, needs, capacity, options.buffer_rows, whole), True
+    return whole, False
+
+
+def _retired(pool: PoolView, count: int, capacity: CapacityView, now: float, margin_seconds: float) -> frozenset[str]:
+    """Return who gets no more rows: the youngest of those too many, and who is on a node that goes too soon."""
+    stay = [pool.replicas[position] for position in serving(pool, capacity)]
+    gone = sorted(stay, key=_worth)[: max(0, len(stay) - count)]
+    deadlines = {node.id: node.deadline for node in capacity.nodes}
+    draining = {node.id for node in capacity.nodes if node.draining_now}
+    late = [
+        replica
+        for replica in pool.replicas
+        if replica.node in draining
+        or drains_now(now, deadlines.get(replica.node or ""), pool.batch_p95_seconds.value, margin_seconds)
+    ]
+    return frozenset(replica.id for replica in [*gone, *late])
+
+
+def _worth(replica: ReplicaView) -> tuple[bool, bool, int, float, str]:
+    """Order replicas by what their loss costs: nothing bound, still loading, few rows in work, young."""
+    return (
+        replica.in_flight_rows > 0,
+        replica.state == "ready",
+        replica.in_flight_rows,
+        replica.age_seconds,
+        replica.id,
+    )
+
+
+def _explain(pool: PoolView, need: Demand, count: int, gpus: int, *, taking_turns: bool) -> str:
+    if not need.most:
+        return "no rows are left for it"
+    measured = f"{pool.service.value:.3g} s a row" + ("" if pool.service.samples else ", assumed")
+    if not pool.gpus:
+        return f"{count} without a GPU, to keep pace ({measured})"
+    share = f"{count * pool.gpus} of {gpus} GPUs"
+    if count == need.most:
+        return f"{share}: all it can use ({measured})"
+    if taking_turns:
+        return f"{share}: {'its turn' if count else 'waits for its turn'}, {pool.queued_rows} rows wait ({measured})"
+    return f"{share}: its share of the work ({measured})"
+
+
+def _stall(pools: Sequence[PoolView], needs: Sequence[Demand], capacity: CapacityView) -> str:
+    """Return why a stage can never run here, or nothing can: the first reason found."""
+    for pool, need in zip(pools, needs, strict=True):
+        if need.most and not Slots(capacity).take(pool):
+            kind = f" {pool.accelerator}" if pool.accelerator else ""
+            what = f"{pool.gpus}{kind} GPUs on one node" if pool.gpus else f"{pool.cpus:g} CPUs"
+            return f"stage {pool.stage} needs {what}, and no node that stays has them"
+    return ""

@@ -1,0 +1,173 @@
+"""Which stage gets which GPU: what must hold for any chain on any nodes."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmbatch.core.stages.allocate import allocate
+from llmbatch.core.stages.drain import drains_now, earliest
+from llmbatch.core.stages.model import (
+    Allocation,
+    AllocationOptions,
+    CapacityView,
+    Estimate,
+    NodeView,
+    PoolView,
+    ReplicaView,
+)
+
+NOW = 1_000.0
+BALANCED = AllocationOptions()
+RESERVATION = AllocationOptions(policy="rayReservation")
+
+
+def pool(service: float, *, load: float = 30.0, **more: object) -> PoolView:
+    plain = PoolView("stage", 1, 1_000, Estimate(service, 1), Estimate(load, 1), Estimate(service, 1), batch_rows=16)
+    return replace(plain, **more)  # type: ignore[arg-type]
+
+
+def nodes(count: int, gpus: int = 1) -> CapacityView:
+    return CapacityView([NodeView(f"n{number}", gpus) for number in range(count)])
+
+
+def counts(allocation: Allocation) -> list[int]:
+    return [target.replicas for target in allocation.targets]
+
+
+services = st.lists(st.floats(0.05, 20.0), min_size=1, max_size=8)
+
+
+@given(services, st.integers(0, 64), st.sampled_from([BALANCED, RESERVATION]))
+def test_no_more_gpus_are_given_than_there_are(work: list[float], gpus: int, options: AllocationOptions) -> None:
+    pools = [pool(service, queued_rows=100) for service in work]
+    assert sum(counts(allocate(pools, nodes(gpus), NOW, options))) <= gpus
+
+
+@given(services, st.integers(1, 64))
+def test_with_few_gpus_someone_always_works(work: list[float], gpus: int) -> None:
+    pools = [pool(service) for service in work]
+    assert sum(counts(allocate(pools, nodes(gpus), NOW, BALANCED))) >= 1
+
+
+@given(services, st.integers(0, 30))
+def test_every_stage_of_a_short_rest_has_a_replica_when_gpus_suffice(work: list[float], spare: int) -> None:
+    pools = [pool(service, queued_rows=10_000, upstream_done=True) for service in work]
+    assert min(counts(allocate(pools, nodes(len(work) + spare), NOW, BALANCED))) >= 1
+
+
+def placed(pools: list[PoolView], found: list[int]) -> list[PoolView]:
+    names = iter(range(10_000))
+    return [
+        replace(one, replicas=[ReplicaView(f"r{n}", f"n{n}", age_seconds=99) for n, _ in zip(names, range(count))])  # noqa: B905
+        for one, count in zip(pools, found, strict=True)
+    ]
+
+
+@given(services, st.integers(1, 64))
+def test_what_was_decided_stays_decided(work: list[float], gpus: int) -> None:
+    pools = [pool(service, queued_rows=500) for service in work]
+    first = counts(allocate(pools, nodes(gpus), NOW, BALANCED))
+    again = allocate(placed(pools, first), nodes(gpus), NOW, BALANCED)
+    assert counts(again) == first
+    assert not any(target.retire for target in again.targets)
+
+
+def test_the_slowest_stage_gets_most() -> None:
+    assert counts(allocate([pool(2), pool(6), pool(1)], nodes(36), NOW, BALANCED)) == [8, 24, 4]
+
+
+def test_a_little_more_speed_is_not_worth_a_switch() -> None:
+    held = placed([pool(1.0), pool(1.04)], [12, 12])
+    assert counts(allocate(held, nodes(24), NOW, BALANCED)) == [12, 12]
+
+
+def test_no_switch_while_more_gpus_are_on_their_way() -> None:
+    held = placed([pool(1), pool(1)], [18, 6])
+    assert counts(allocate(held, nodes(24), NOW, BALANCED)) == [12, 12]
+    arriving = replace(nodes(24), gpus_arriving=12)
+    assert counts(allocate(held, arriving, NOW, BALANCED)) == [18, 6]
+
+
+def test_one_gpu_goes_round_three_stages() -> None:
+    pools = [pool(1), pool(3), pool(0.5)]
+    assert counts(allocate(pools, nodes(1), NOW, BALANCED)) == [1, 0, 0]
+    pools[0] = placed([pools[0]], [1])[0]
+    pools[1] = replace(pools[1], queued_rows=10_000)
+    assert counts(allocate(pools, nodes(1), NOW, BALANCED)) == [0, 1, 0]
+    pools = [pool(1), *placed([replace(pools[1], queued_rows=0)], [1]), pools[2]]
+    pools[2] = replace(pools[2], queued_rows=10_000)
+    assert counts(allocate(pools, nodes(1), NOW, BALANCED)) == [0, 0, 1]
+
+
+def test_a_turn_lasts_until_the_input_is_empty() -> None:
+    [held] = placed([pool(3, queued_rows=1, in_flight_rows=16)], [1])
+    assert counts(allocate([pool(1), held], nodes(1), NOW, BALANCED)) == [0, 1]
+
+
+def test_a_gang_fits_one_node() -> None:
+    wide = pool(4, gpus=4, queued_rows=100)
+    assert counts(allocate([pool(1), wide], nodes(8, gpus=2), NOW, BALANCED))[1] == 0
+    assert "4 GPUs on one node" in allocate([pool(1), wide], nodes(8, gpus=2), NOW, BALANCED).stall_reason
+    assert counts(allocate([pool(1), wide], nodes(3, gpus=4), NOW, BALANCED))[1] >= 1
+
+
+def test_accelerators_are_kept_apart() -> None:
+    chain = [pool(1, accelerator="T4"), pool(1, accelerator="H100")]
+    mixed = CapacityView([NodeView("a", 4, accelerator="T4"), NodeView("b", 2, accelerator="H100")])
+    assert counts(allocate(chain, mixed, NOW, BALANCED))[1] <= 2
+
+
+def test_a_finished_stage_gives_its_gpus_away() -> None:
+    pools = [
+        pool(1, done=True, upstream_done=True),
+        pool(1, queued_rows=320, upstream_done=True),
+        pool(1, upstream_done=True),
+    ]
+    found = counts(allocate(pools, nodes(8), NOW, BALANCED))
+    assert found[0] == 0
+    assert found[1] >= 4
+
+
+def test_no_gpu_is_asked_for_that_the_tail_cannot_use() -> None:
+    rest = [pool(1, queued_rows=32, upstream_done=True)]
+    assert allocate(rest, nodes(50), NOW, BALANCED).useful_gpus == 2
+    capped = [pool(1, max_replicas=2), pool(3)]
+    assert allocate(capped, nodes(50), NOW, BALANCED).useful_gpus == 8
+
+
+def test_nothing_starts_on_a_node_that_goes_and_what_runs_there_drains_late() -> None:
+    [held] = placed([pool(10.0)], [1])
+    going = CapacityView([NodeView("n0", 1, deadline=NOW + 60), NodeView("other", 1)])
+    early = allocate([held], going, NOW, BALANCED)
+    assert (counts(early), early.targets[0].retire) == ([1], frozenset())
+    assert allocate([held], going, NOW + 49, BALANCED).targets[0].retire == {"r0"}
+
+
+def test_rows_bound_to_a_replica_that_starts_again_go_first() -> None:
+    stuck = replace(pool(1), replicas=[ReplicaView("s", None, "restarting", in_flight_rows=16)], in_flight_rows=16)
+    found = counts(allocate([pool(1), pool(1), stuck], nodes(1), NOW, BALANCED))
+    assert found == [0, 0, 1]
+
+
+@pytest.mark.parametrize(("now", "drains"), [(87.9, False), (88.1, True), (200, True)])
+def test_dispatch_ends_a_batch_and_a_margin_before_the_deadline(now: float, *, drains: bool) -> None:
+    assert drains_now(now, 100.0, 10.0, 2.0) is drains
+    assert not drains_now(now, None, 10.0, 2.0)
+
+
+def test_the_earliest_notice_counts_and_a_withdrawn_one_does_not() -> None:
+    assert earliest([None, 30.0, 20.0]) == 20.0
+    assert earliest([None]) is None
+
+
+@given(services, st.integers(3, 40))
+def test_the_reservation_starves_nobody_when_gpus_suffice(work: list[float], spare: int) -> None:
+    pools = [pool(service, queued_rows=100) for service in work]
+    assert min(counts(allocate(pools, nodes(len(work) + spare), NOW, RESERVATION))) >= 1
+
+
+def test_the_reason_is_told() -> None:
+    found = allocate([pool(1), pool(3)], nodes(8), NOW, BALANCED)
+    assert found.targets[1].explanation == "6 of 8 GPUs: its share of the work (3 s a row)"
