@@ -7,11 +7,16 @@ LLMBatchError
 |   |-- DuplicateIdError     two input rows carry the same id
 |   |-- OutputError          the output cannot be written
 |   |-- OutputConflictError  the output belongs to another job spec
-|   `-- CapacityError        a stage asks for resources that do not exist here
+|   |-- CapacityError        a stage asks for resources that do not exist here
+|   |-- ForbiddenError       the API server does not allow a request
+|   `-- RejectedError        the API server does not accept an object
 |-- JobFailedError       the job ran and failed by its own policy; committed rows stay
 |   `-- ErrorRateError       more rows failed than failurePolicy.maxErrorRate allows
 |-- TransientError       retry with backoff: the same call can succeed later
-|   `-- StorageBusyError     the object store throttled or conflicted beyond the retries of one call
+|   |-- StorageBusyError     the object store throttled or conflicted beyond the retries of one call
+|   |-- ApiServerError       the API server did not answer, or answered that it cannot now
+|   |-- StaleError           an object changed since it was read: read again, decide again
+|   `-- HeadError            the Ray head did not answer, or answered that it cannot now
 `-- InternalError        a contract inside llmbatch broke; stop, keep what is committed, report it
     |-- ShardSplitError      a block reached the commit without all rows of its shard
     `-- RayInternalsError    Ray's private names are not what this version was tested with
@@ -59,6 +64,14 @@ class CapacityError(UserError):
     """A stage asks for resources that cannot exist here. Change the stage or the capacity."""
 
 
+class ForbiddenError(UserError):
+    """The API server does not allow a request. Grant the right that the message names."""
+
+
+class RejectedError(UserError):
+    """The API server does not accept an object. Mend the field that the message names."""
+
+
 class JobFailedError(LLMBatchError):
     """The job ran and ended as failed by its own policy. What is committed stays."""
 
@@ -73,6 +86,18 @@ class TransientError(LLMBatchError):
 
 class StorageBusyError(TransientError):
     """The object store throttled or conflicted longer than one call retries."""
+
+
+class ApiServerError(TransientError):
+    """The API server did not answer in time, or answered that it cannot now. Try again with backoff."""
+
+
+class StaleError(TransientError):
+    """An object changed since it was read, or is gone. Read it and decide again."""
+
+
+class HeadError(TransientError):
+    """The Ray head did not answer in time, or answered that it cannot now. Try again in the next pass."""
 
 
 class InternalError(LLMBatchError):

@@ -92,14 +92,15 @@ def build_network_policy(job: JobObservation, settings: OperatorSettings) -> dic
 def build_head_budget(job: JobObservation) -> dict[str, Any]:
     """Return the PodDisruptionBudget of the head, whose loss ends the attempt.
 
-    Workers have none: on spot a budget only delays the drain until the machine is taken anyway.
+    Workers have none: on spot a budget only delays the drain until the machine is taken anyway. The head is counted
+    as `minAvailable`: for `maxUnavailable` Kubernetes asks the pod's owner for a scale, which a RayCluster has not.
     """
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
         "metadata": _metadata(job, child_name(job.name, "head"), "head"),
         "spec": {
-            "maxUnavailable": 0,
+            "minAvailable": 1,
             "selector": {
                 "matchLabels": {RAY_CLUSTER_LABEL: cluster_name(job.name), RAY_NODE_TYPE_LABEL: "head"},
             },

@@ -1,0 +1,169 @@
+"""Carrying out a Plan: the actions in their order, the status if it differs, the events if that was written."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from llmbatch.api.base import API_VERSION, KIND
+from llmbatch.api.job import LLMBatchJobStatus
+from llmbatch.api.progress import Progress
+from llmbatch.cluster import paths
+from llmbatch.cluster.client import FIELD_MANAGER, KubeClient, Object
+from llmbatch.cluster.head import Head, HeadClient
+from llmbatch.cluster.memory import Memory
+from llmbatch.cluster.projections import child_of
+from llmbatch.core.job.plan import (
+    Action,
+    CreateChild,
+    DeleteRayCluster,
+    EmitEvent,
+    PatchWorkerGroup,
+    SendCapacity,
+    StopRayJob,
+    SubmitRayJob,
+)
+from llmbatch.core.job.snapshot import JobObservation
+from llmbatch.errors import ForbiddenError, HeadError, RejectedError
+
+TOKEN_BYTES = 32
+REASON_LENGTH, NOTE_LENGTH = 128, 1000
+"""Bounds of an Event (events.k8s.io/v1: reason 128, note 1 kB)."""
+
+
+class Applier:
+    """Writes to the API server and to heads. Each write may be repeated without harm."""
+
+    def __init__(self, kube: KubeClient, heads: HeadClient, instance: str) -> None:
+        self._kube, self._heads, self._instance = kube, heads, instance
+
+    async def act(self, action: Action, job: JobObservation, memory: Memory, head: Head | None) -> Progress | None:
+        """Carry out one action.
+
+        Args:
+            action: What to do.
+            job: The job it is for.
+            memory: Takes note of refusals and of children that are there now.
+            head: Where the head is reached; the actions that need it fail without.
+
+        Returns:
+            The runtime's answer to a Capacity, else None.
+
+        Raises:
+            ForbiddenError, RejectedError: the API server refused; noted in the memory for the next Snapshot.
+            StaleError: the object is not what the plan was made for.
+            TransientError: the API server or the head did not answer.
+        """
+        match action:
+            case CreateChild():
+                await self._noting(action, job, memory)
+            case PatchWorkerGroup():
+                what = f"patch RayCluster {action.cluster}"
+                path = paths.single("RayCluster", job.namespace, action.cluster)
+                await _noted(what, memory, self._kube.json_patch(path, action.json_patch()))
+            case DeleteRayCluster():
+                what = f"delete RayCluster {action.name}"
+                path = paths.single("RayCluster", job.namespace, action.name)
+                await _noted(what, memory, self._kube.delete(path, action.uid))
+            case SubmitRayJob():
+                await self._heads.submit(_reachable(head), action.submission_id, action.entrypoint)
+            case StopRayJob():
+                await self._heads.stop(_reachable(head), action.submission_id)
+            case SendCapacity():
+                return await self._heads.send_capacity(_reachable(head), action.capacity)
+        return None
+
+    async def write_status(self, body: Mapping[str, Any], status: LLMBatchJobStatus) -> Object:
+        """Replace the status of the job, whole, and return the job as it is stored now.
+
+        Args:
+            body: The job as it was read: its uid and resourceVersion fence the write.
+            status: The new status.
+
+        Raises:
+            StaleError: the job changed since it was read, or is gone.
+        """
+        metadata = body["metadata"]
+        document = {
+            "apiVersion": API_VERSION,
+            "kind": KIND,
+            "metadata": {key: metadata[key] for key in ("name", "namespace", "uid", "resourceVersion")},
+            "spec": body["spec"],
+            "status": status.to_wire(),
+        }
+        return await self._kube.replace(
+            paths.single(KIND, metadata["namespace"], metadata["name"]) + "/status", document
+        )
+
+    async def emit(self, job: JobObservation, event: EmitEvent) -> None:
+        """Post an Event on the job.
+
+        Raises:
+            LLMBatchError: it was not posted; nothing depends on it.
+        """
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        reference = {
+            "apiVersion": API_VERSION,
+            "kind": KIND,
+            "name": job.name,
+            "namespace": job.namespace,
+            "uid": job.uid,
+        }
+        body: Object = {
+            "apiVersion": "events.k8s.io/v1",
+            "kind": "Event",
+            "metadata": {"name": f"{job.name}.{secrets.token_hex(8)}", "namespace": job.namespace},
+            "eventTime": now,
+            "reportingController": f"{FIELD_MANAGER}.dev/operator",
+            "reportingInstance": self._instance,
+            "action": "Reconcile",
+            "type": event.type,
+            "reason": event.reason[:REASON_LENGTH],
+            "note": event.message[:NOTE_LENGTH],
+            "regarding": reference,
+        }
+        await self._kube.create(paths.collection("Event", job.namespace), body)
+
+    async def _noting(self, action: CreateChild, job: JobObservation, memory: Memory) -> None:
+        kind, name = action.manifest["kind"], action.manifest["metadata"]["name"]
+        body, token = _with_token(action)
+        created = await _noted(
+            f"create {kind} {name}", memory, self._kube.create(paths.collection(kind, job.namespace), body)
+        )
+        if created is not None:
+            memory.token = token or memory.token
+        there = created or await self._kube.get(paths.single(kind, job.namespace, name))
+        if there is None:
+            return
+        child = child_of(kind, there, job.uid)
+        if kind != "RayCluster" or not child.owned:
+            memory.children[(kind, name)] = child
+
+
+async def _noted(what: str, memory: Memory, request: Any) -> Any:
+    """Await a request, and keep the API server's refusal for the status until the same request succeeds."""
+    try:
+        answer = await request
+    except ForbiddenError as error:
+        memory.forbidden[what] = str(error)
+        raise
+    except RejectedError as error:
+        memory.rejected[what] = str(error)
+        raise
+    memory.allowed(what)
+    return answer
+
+
+def _with_token(action: CreateChild) -> tuple[Object, str | None]:
+    if action.random_key is None:
+        return action.manifest, None
+    token = secrets.token_urlsafe(TOKEN_BYTES)
+    return {**action.manifest, "stringData": {action.random_key: token}}, token
+
+
+def _reachable(head: Head | None) -> Head:
+    if head is None:
+        raise HeadError("the head's token is not to be had")
+    return head

@@ -1,0 +1,182 @@
+"""The API server, as plain JSON over one pool of connections.
+
+The official client does authentication (kubeconfig, exec plugins, service accounts, rotation) and TLS. Its typed
+models are left out: the objects are built and projected by `core`, and a model a pod would cost most of the memory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import aiohttp
+from kubernetes.aio.client import ApiClient, Configuration
+from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
+
+from llmbatch.errors import ApiServerError, ForbiddenError, LLMBatchError, RejectedError, StaleError, UserError
+
+FIELD_MANAGER = "llmbatch"
+REQUEST_SECONDS = 30.0
+CONNECTIONS = 64
+"""Requests under way at a time: more only queue in the API server's own fairness."""
+
+Object = dict[str, Any]
+Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
+
+
+class KubeClient:
+    """One API server. Every method raises one of llmbatch's errors, and nothing else, when the request fails."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        self.configuration = configuration
+        configuration.connection_pool_maxsize = CONNECTIONS
+        self._api = ApiClient(configuration)
+        self.writes = 0
+        """Requests so far that could change an object."""
+
+    @classmethod
+    async def connect(cls, kubeconfig: Path | None = None, context: str | None = None) -> Self:
+        """Return a client by the given kubeconfig, else by `KUBECONFIG` or `~/.kube/config`, else by the pod.
+
+        Raises:
+            UserError: there is no usable configuration.
+        """
+        configuration = Configuration()
+        path = None if kubeconfig is None else str(kubeconfig)
+        try:
+            await load_kube_config(config_file=path, context=context, client_configuration=configuration)
+        except (ConfigException, OSError) as outside:
+            if kubeconfig is not None or context is not None:
+                raise UserError.of("kubeconfig", path or context, f"must be usable: {outside}") from outside
+            try:
+                load_incluster_config(client_configuration=configuration)
+            except ConfigException as inside:
+                raise UserError(
+                    f"no cluster: no kubeconfig ({outside}) and not in a pod ({inside}): set KUBECONFIG"
+                ) from inside
+        return cls(configuration)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._api.close()
+
+    async def get(self, path: str, query: Mapping[str, str] | None = None) -> Object | None:
+        """Return an object or a list; None when it does not exist."""
+        return await self._request("GET", path, query=query, absent=(404,))
+
+    async def create(self, path: str, body: Object, *, dry_run: bool = False) -> Object | None:
+        """Create an object in a collection; None when one of that name exists already."""
+        return await self._request("POST", path, body, query=_writing(dry_run), absent=(409,))
+
+    async def replace(self, path: str, body: Object) -> Object:
+        """Replace an object or subresource.
+
+        Raises:
+            StaleError: the body's resourceVersion or uid is not the stored one, or the object is gone.
+        """
+        return _found(path, await self._request("PUT", path, body, query=_writing(), stale=(404, 409)))
+
+    async def json_patch(self, path: str, patch: list[Object]) -> Object:
+        """Apply an RFC 6902 patch.
+
+        Raises:
+            StaleError: a `test` of the patch failed (the API server answers 422), or the object is gone.
+        """
+        answer = await self._request(
+            "PATCH", path, patch, query=_writing(), content="application/json-patch+json", stale=(404, 409, 422)
+        )
+        return _found(path, answer)
+
+    async def merge_patch(self, path: str, patch: Object) -> Object:
+        """Apply an RFC 7386 patch.
+
+        Raises:
+            StaleError: the object is gone.
+        """
+        answer = await self._request(
+            "PATCH", path, patch, query=_writing(), content="application/merge-patch+json", stale=(404, 409)
+        )
+        return _found(path, answer)
+
+    async def apply(self, path: str, body: Object, *, manager: str = FIELD_MANAGER, dry_run: bool = False) -> Object:
+        """Apply an object server-side.
+
+        Raises:
+            StaleError: another field manager owns a field.
+        """
+        query = _writing(dry_run, manager=manager)
+        answer = await self._request(
+            "PATCH", path, body, query=query, content="application/apply-patch+yaml", stale=(404, 409)
+        )
+        return _found(path, answer)
+
+    async def delete(self, path: str, uid: str | None = None) -> bool:
+        """Delete an object in the background, with its uid as precondition; False when it is gone or is another."""
+        options: Object = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"}
+        if uid is not None:
+            options["preconditions"] = {"uid": uid}
+        return await self._request("DELETE", path, options, absent=(404, 409)) is not None
+
+    async def _request(
+        self,
+        method: Method,
+        path: str,
+        body: Any = None,
+        *,
+        query: Mapping[str, str] | None = None,
+        content: str = "application/json",
+        absent: tuple[int, ...] = (),
+        stale: tuple[int, ...] = (),
+    ) -> Object | None:
+        if method != "GET":
+            self.writes += 1
+        try:
+            request = await self._api.param_serialize(
+                method,
+                path,
+                query_params=list((query or {}).items()),
+                header_params={"Accept": "application/json", "Content-Type": content},
+                body=body,
+                auth_settings=["BearerToken"],
+            )
+            answer = await self._api.call_api(*request, _request_timeout=REQUEST_SECONDS)
+            data = await answer.read()
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise ApiServerError(f"{method} {path}: {type(error).__name__}: {error}") from error
+        if answer.status < 300:
+            found: Object = json.loads(data)
+            return found
+        if answer.status in absent:
+            return None
+        raise _error(f"{method} {path}", answer.status, data, stale)
+
+
+def _writing(dry_run: bool = False, manager: str = FIELD_MANAGER) -> dict[str, str]:
+    return {"fieldManager": manager, **({"dryRun": "All"} if dry_run else {})}
+
+
+def _found(path: str, answer: Object | None) -> Object:
+    if answer is None:
+        raise StaleError(f"{path}: gone")
+    return answer
+
+
+def _error(request: str, status: int, data: bytes, stale: tuple[int, ...]) -> LLMBatchError:
+    message = _message(data)
+    if status in stale:
+        return StaleError(f"{request}: {message}")
+    if status in (401, 403):
+        return ForbiddenError(message)
+    if status in (429, *range(500, 600)):
+        return ApiServerError(f"{request}: {status}: {message}")
+    return RejectedError(message)
+
+
+def _message(data: bytes) -> str:
+    try:
+        status = json.loads(data)
+    except ValueError:
+        return data.decode(errors="replace")[:500]
+    return str(status.get("message", "")) if isinstance(status, dict) else str(status)

@@ -1,0 +1,49 @@
+"""What is known of a job beyond the stored objects: answers, refusals, silences. Rebuilt after a restart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from llmbatch.api.progress import Progress
+from llmbatch.core.job.snapshot import ChildObservation
+
+
+@dataclass(slots=True)
+class Memory:
+    """One job's."""
+
+    token: str | None = None
+    """The job's token, once read or made."""
+    children: dict[tuple[str, str], ChildObservation] = field(default_factory=dict)
+    """By kind and name, those that are there."""
+    children_read_at: float | None = None
+    """When they were last read, Unix seconds."""
+    missing_secrets: tuple[str, ...] = ()
+    """Secrets named by the spec that were not there."""
+    secrets_read_at: float | None = None
+    """When they were last looked for, Unix seconds."""
+    forbidden: dict[str, str] = field(default_factory=dict)
+    """By what was asked, the message of a 403, until it succeeds."""
+    rejected: dict[str, str] = field(default_factory=dict)
+    """By what was asked, the message of a 422, until it succeeds."""
+    head_uid: str = ""
+    """uid of the head's pod that the next two speak of."""
+    head_silent_since: float | None = None
+    """Since when the Jobs API has not answered, Unix seconds."""
+    driver_silent_since: float | None = None
+    """Since when the control endpoint has not answered, Unix seconds."""
+    final: dict[str, Progress | None] = field(default_factory=dict)
+    """By submission id, what the log of a driver that ended says; None: nothing."""
+
+    log_tries: int = 0
+    """How often the log of a driver that ended could not be read."""
+
+    def head_is(self, uid: str) -> None:
+        """Begin anew with a head's pod that was replaced: its silence is not the old one's."""
+        if uid != self.head_uid:
+            self.head_uid, self.head_silent_since, self.driver_silent_since = uid, None, None
+
+    def allowed(self, what: str) -> None:
+        """Note that a request succeeded."""
+        self.forbidden.pop(what, None)
+        self.rejected.pop(what, None)

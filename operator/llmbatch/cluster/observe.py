@@ -1,0 +1,249 @@
+"""From the watched objects, the API server and the head to one Snapshot."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+from collections.abc import Iterable
+from typing import Protocol
+
+from llmbatch.api.job import LLMBatchJobSpec
+from llmbatch.api.progress import Progress
+from llmbatch.cluster import paths
+from llmbatch.cluster.client import KubeClient
+from llmbatch.cluster.head import Head, HeadClient, UnauthorizedError
+from llmbatch.cluster.memory import Memory
+from llmbatch.cluster.projections import ClusterPod, child_of, ray_cluster_of
+from llmbatch.core.job.children import build_support
+from llmbatch.core.job.children.names import child_name, submission_id
+from llmbatch.core.job.children.pods import TOKEN_KEY, secret_names
+from llmbatch.core.job.facts import LIVE, head_pod, head_ready
+from llmbatch.core.job.snapshot import (
+    HEAD_GROUP,
+    ClusterFacts,
+    JobObservation,
+    NodeObservation,
+    Notice,
+    OperatorSettings,
+    PodObservation,
+    RayApiObservation,
+    RayClusterObservation,
+    RayJobObservation,
+    RuntimeObservation,
+    Snapshot,
+)
+from llmbatch.errors import ForbiddenError, HeadError
+
+CHILDREN_SECONDS = 300.0
+"""How long a child that was seen is taken to be there: nobody but the garbage collector should remove one."""
+SECRETS_SECONDS = 300.0
+"""How long a user's Secret that was seen is taken to be there. A missing one is looked for in every pass."""
+LOG_TRIES = 5
+"""A driver's log that cannot be read this often says nothing: the next attempt finds out from the ledger."""
+
+
+class Watched(Protocol):
+    """The objects that a watch keeps at hand."""
+
+    def ray_cluster(self, namespace: str, name: str) -> RayClusterObservation | None:
+        """Return a RayCluster that bears llmbatch's labels."""
+
+    def pods(self, namespace: str, cluster: str) -> Iterable[ClusterPod]:
+        """Return the pods of a RayCluster of that name, whichever uid it had."""
+
+    @property
+    def nodes_watched(self) -> bool:
+        """Whether nodes are watched at all: an operator of one namespace may have no right to."""
+
+    def node(self, name: str) -> NodeObservation | None:
+        """Return a node; one that the watch does not know is None."""
+
+    async def kuberay_installed(self) -> bool:
+        """Tell whether the API server serves RayCluster of ray.io/v1."""
+
+
+class Observer:
+    """Takes Snapshots. A read that fails raises: what could not be read is never taken to be gone."""
+
+    def __init__(self, kube: KubeClient, heads: HeadClient, watched: Watched, settings: OperatorSettings) -> None:
+        self._kube, self._heads, self._watched, self._settings = kube, heads, watched, settings
+
+    async def observe(self, job: JobObservation, memory: Memory, now: float) -> Snapshot:
+        """Return everything one pass knows of a job.
+
+        Raises:
+            ApiServerError: the API server did not answer.
+        """
+        snapshot = Snapshot(now=now, job=job, settings=self._settings)
+        if job.deleting:
+            return snapshot
+        cluster = await self._ray_cluster(job)
+        pods = self._pods(job, cluster)
+        snapshot = snapshot.model_copy(update={"cluster": cluster, "pods": pods, "nodes": await self._nodes(pods)})
+        if not _finished(job) and job.spec is not None and job.status.attempt is not None:
+            await self._look_for_children(job, memory, cluster is not None, now)
+            await self._look_for_secrets(job, job.spec, memory, now)
+        ray, runtime = await self._ask_head(snapshot, memory)
+        facts = ClusterFacts(
+            kuberay_installed=await self._watched.kuberay_installed(),
+            forbidden=tuple(sorted(memory.forbidden.values())),
+            rejected=tuple(sorted(memory.rejected.values())),
+            missing_secrets=memory.missing_secrets,
+        )
+        update = {"children": tuple(memory.children.values()), "ray": ray, "runtime": runtime, "facts": facts}
+        return snapshot.model_copy(update=update)
+
+    async def head_of(self, snapshot: Snapshot, memory: Memory) -> Head | None:
+        """Return where the head is reached; None while it is not ready or its token is not to be had."""
+        pod = head_pod(snapshot)
+        if pod is None or pod.address is None or not head_ready(snapshot):
+            return None
+        memory.head_is(pod.uid)
+        if memory.token is None:
+            memory.token = await self._token(snapshot.job, memory)
+        return None if memory.token is None else Head(pod.address, memory.token)
+
+    async def _ray_cluster(self, job: JobObservation) -> RayClusterObservation | None:
+        name = job.status.ray_cluster_name
+        if name is None:
+            return None
+        seen = self._watched.ray_cluster(job.namespace, name)
+        if seen is not None or job.status.attempt_started_at is None or _finished(job):
+            return seen
+        # That a running job's cluster is gone ends an attempt: the watch alone is not asked, it may lag or be refused.
+        body = await self._kube.get(paths.single("RayCluster", job.namespace, name))
+        return None if body is None else ray_cluster_of(body, job.uid)
+
+    def _pods(self, job: JobObservation, cluster: RayClusterObservation | None) -> tuple[PodObservation, ...]:
+        if cluster is None:
+            return ()
+        found = self._watched.pods(job.namespace, cluster.name)
+        pods = [item.pod for item in found if item.cluster_uid == cluster.uid]
+        return tuple(sorted(pods, key=lambda pod: (pod.group != HEAD_GROUP, pod.name)))
+
+    async def _nodes(self, pods: Iterable[PodObservation]) -> tuple[NodeObservation, ...]:
+        if not self._watched.nodes_watched:
+            return ()
+        names = sorted({pod.node for pod in pods if pod.node})
+        return tuple([self._watched.node(name) or await self._unknown_node(name) for name in names])
+
+    async def _unknown_node(self, name: str) -> NodeObservation:
+        """Ask for a node that the watch does not know: a watch that is refused or lags must not doom a worker."""
+        try:
+            there = await self._kube.get(f"/api/v1/nodes/{name}") is not None
+        except ForbiddenError:
+            there = True
+        return NodeObservation(name=name) if there else _gone(name)
+
+    async def _look_for_children(self, job: JobObservation, memory: Memory, running: bool, now: float) -> None:
+        """Read the children where they should be there and nobody looked lately, and those of somebody else."""
+        fresh = memory.children_read_at is not None and now - memory.children_read_at < CHILDREN_SECONDS
+        foreign = [key for key, child in memory.children.items() if not child.owned]
+        if fresh or not running:
+            keys = foreign
+        else:
+            support = build_support(job, self._settings)
+            keys = [(child["kind"], child["metadata"]["name"]) for child in support] + foreign
+            memory.children_read_at = now
+        for kind, name in keys:
+            body = await self._read(kind, job.namespace, name, memory)
+            if body is None:
+                memory.children.pop((kind, name), None)
+            else:
+                memory.children[(kind, name)] = child_of(kind, body, job.uid)
+
+    async def _look_for_secrets(self, job: JobObservation, spec: LLMBatchJobSpec, memory: Memory, now: float) -> None:
+        names = secret_names(spec)
+        fresh = memory.secrets_read_at is not None and now - memory.secrets_read_at < SECRETS_SECONDS
+        if not names or (fresh and not memory.missing_secrets):
+            return
+        found = [name for name in names if await self._read("Secret", job.namespace, name, memory) is not None]
+        memory.missing_secrets = tuple(name for name in names if name not in found)
+        memory.secrets_read_at = now
+
+    async def _read(self, kind: str, namespace: str, name: str, memory: Memory) -> dict[str, object] | None:
+        what = f"get {kind} {name}"
+        try:
+            body = await self._kube.get(paths.single(kind, namespace, name))
+        except ForbiddenError as error:
+            memory.forbidden[what] = str(error)
+            return None
+        memory.allowed(what)
+        return body
+
+    async def _token(self, job: JobObservation, memory: Memory) -> str | None:
+        body = await self._read("Secret", job.namespace, child_name(job.name, "token"), memory)
+        data = (body or {}).get("data") or {}
+        try:
+            encoded = data[TOKEN_KEY]  # type: ignore[index]
+            return base64.b64decode(encoded, validate=True).decode()
+        except (KeyError, TypeError, binascii.Error, UnicodeDecodeError):
+            return None
+
+    async def _ask_head(self, snapshot: Snapshot, memory: Memory) -> tuple[RayApiObservation, RuntimeObservation]:
+        head = await self.head_of(snapshot, memory)
+        if head is None:
+            return RayApiObservation(), RuntimeObservation()
+        uid, attempt = snapshot.job.uid, snapshot.job.status.attempt
+        present = "" if attempt is None else submission_id(uid, attempt)
+        answer = asyncio.ensure_future(self._progress(head))
+        try:
+            jobs = await self._heads.list_jobs(head, f"{uid}-")
+        except HeadError as error:
+            answer.cancel()
+            if isinstance(error, UnauthorizedError):
+                memory.token = None
+            memory.head_silent_since = memory.head_silent_since or snapshot.now
+            return RayApiObservation(unreachable_since=memory.head_silent_since), RuntimeObservation()
+        memory.head_silent_since = None
+        jobs = tuple(
+            [await self._with_final(head, job, memory) if job.submission_id == present else job for job in jobs]
+        )
+        state = next((job.state for job in jobs if job.submission_id == present), None)
+        return RayApiObservation(reachable=True, jobs=jobs), await self._runtime(answer, state, memory, snapshot.now)
+
+    async def _progress(self, head: Head) -> Progress | HeadError:
+        try:
+            return await self._heads.progress(head)
+        except HeadError as error:
+            return error
+
+    async def _runtime(
+        self, answer: asyncio.Future[Progress | HeadError], state: str | None, memory: Memory, now: float
+    ) -> RuntimeObservation:
+        """Take the endpoint's answer only of a driver that lives: an earlier one may linger on the port."""
+        progress = await answer
+        if state not in LIVE:
+            memory.driver_silent_since = None
+            return RuntimeObservation()
+        if isinstance(progress, HeadError):
+            memory.driver_silent_since = memory.driver_silent_since or now
+            return RuntimeObservation(unreachable_since=memory.driver_silent_since)
+        memory.driver_silent_since = None
+        return RuntimeObservation(progress=progress)
+
+    async def _with_final(self, head: Head, job: RayJobObservation, memory: Memory) -> RayJobObservation:
+        if job.state in LIVE:
+            return job
+        if job.submission_id not in memory.final:
+            try:
+                memory.final[job.submission_id] = await self._heads.final_progress(head, job.submission_id)
+            except HeadError:
+                memory.log_tries += 1
+                if memory.log_tries < LOG_TRIES:
+                    raise
+                memory.final[job.submission_id] = None
+            memory.log_tries = 0
+        return job.model_copy(update={"final_progress": memory.final[job.submission_id]})
+
+
+def _finished(job: JobObservation) -> bool:
+    return any(
+        condition.type in ("Complete", "Failed") and condition.status == "True" for condition in job.status.conditions
+    )
+
+
+def _gone(name: str) -> NodeObservation:
+    notice = Notice(kind="lost", source="node deleted")
+    return NodeObservation(name=name, exists=False, ready=False, notice=notice)

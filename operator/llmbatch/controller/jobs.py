@@ -1,0 +1,68 @@
+"""The jobs there are, and the loop of each."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from llmbatch.controller.runner import JobRunner, Tools
+from llmbatch.controller.watch import JobKey
+
+
+class Jobs:
+    """Starts a loop when a job appears and ends it when it is gone.
+
+    A loop is a task of its own and not a kopf daemon: a daemon puts a finalizer on the user's object, and then
+    neither the job nor its namespace can be deleted while no operator runs. Nothing here needs one, since every
+    object that a job owns goes by garbage collection.
+    """
+
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
+        self._runners: dict[JobKey, JobRunner] = {}
+        self._tasks: dict[JobKey, asyncio.Task[None]] = {}
+
+    def seen(self, key: JobKey, body: Mapping[str, Any]) -> None:
+        """Take note of a job as a watch shows it."""
+        runner = self._runners.get(key)
+        if runner is not None and runner.uid != body["metadata"]["uid"]:
+            self.gone(key)
+            runner = None
+        if runner is None:
+            self._runners[key] = runner = JobRunner(key, body, self._tools)
+            self._tasks[key] = asyncio.create_task(runner.run(), name=f"job {key.namespace}/{key.name}")
+        else:
+            runner.offer(body)
+
+    def gone(self, key: JobKey) -> None:
+        """End the loop of a job that is gone."""
+        self._runners.pop(key, None)
+        task = self._tasks.pop(key, None)
+        if task is not None:
+            task.cancel()
+
+    def wake(self, keys: Iterable[JobKey], *, notice: bool = False) -> None:
+        """Ask for a pass over each of these jobs now."""
+        for key in keys:
+            runner = self._runners.get(key)
+            if runner is not None:
+                runner.wake(notice=notice)
+
+    def phases(self) -> Counter[str]:
+        """Return how many jobs there are in each phase."""
+        return Counter(runner.phase for runner in self._runners.values())
+
+    def longest_pass(self) -> float:
+        """Return the age of the oldest pass that is still under way, in seconds."""
+        now = time.monotonic()
+        return max((now - began for r in self._runners.values() if (began := r.pass_began) is not None), default=0.0)
+
+    async def close(self) -> None:
+        """End every loop, between two requests or in one: whatever is cut off is done again after a restart."""
+        tasks = list(self._tasks.values())
+        for key in list(self._tasks):
+            self.gone(key)
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,222 @@
+"""One loop a job: observe, decide, apply, one status write; then wait for a change or the time the plan names."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llmbatch.api.base import KIND
+from llmbatch.api.job import LLMBatchJobStatus
+from llmbatch.cluster import paths
+from llmbatch.cluster.apply import Applier
+from llmbatch.cluster.client import KubeClient
+from llmbatch.cluster.memory import Memory
+from llmbatch.cluster.observe import Observer
+from llmbatch.cluster.projections import job_of
+from llmbatch.controller.metrics import Metrics
+from llmbatch.controller.watch import JobKey
+from llmbatch.core.job.decide import decide
+from llmbatch.core.job.plan import Plan, SendCapacity
+from llmbatch.core.job.snapshot import JobObservation, Snapshot
+from llmbatch.errors import ForbiddenError, LLMBatchError, RejectedError, StaleError, TransientError
+
+logger = logging.getLogger(__name__)
+
+REFUSED_SECONDS = 1.0
+"""A refusal by the API server is in the status after this long: the pass that met it could not know."""
+STALE_SECONDS = 0.2
+"""A plan that met a changed object is made anew after this long."""
+FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 0.5, 30.0
+COALESCE_SECONDS = 0.05
+"""Changes that come together, such as the pods of one node, are one pass."""
+
+
+class Tools:
+    """What every loop shares."""
+
+    def __init__(
+        self, kube: KubeClient, observer: Observer, applier: Applier, metrics: Metrics, snapshots: Path | None
+    ) -> None:
+        self.kube, self.observer, self.applier, self.metrics = kube, observer, applier, metrics
+        self.snapshots = snapshots
+
+
+class JobRunner:
+    """Drives one job, from the first sight of it until it is gone."""
+
+    def __init__(self, key: JobKey, body: Mapping[str, Any], tools: Tools) -> None:
+        self.key, self._body, self._tools = key, body, tools
+        self._memory = Memory()
+        self._awake = asyncio.Event()
+        self._failures = 0
+        self.pass_began: float | None = None
+        """Monotonic time at which the present pass began; None between passes."""
+        self.phase = ""
+        """The phase of the stored status."""
+        self._noticed_at: float | None = None
+
+    @property
+    def uid(self) -> str:
+        """The job's uid: a namesake that comes later is another job."""
+        uid: str = self._body["metadata"]["uid"]
+        return uid
+
+    def offer(self, body: Mapping[str, Any]) -> None:
+        """Take a job as a watch shows it, unless the loop knows a later one already, as after its own write."""
+        if _version(body) > _version(self._body):
+            self._body = body
+            self.wake()
+
+    def wake(self, *, notice: bool = False) -> None:
+        """Ask for a pass now. `notice`: a node or pod changed, and the time until the runtime knows is measured."""
+        if notice and self._noticed_at is None:
+            self._noticed_at = time.monotonic()
+        self._awake.set()
+
+    async def run(self) -> None:
+        """Run until cancelled, or until the job is gone."""
+        while True:
+            self._awake.clear()
+            delay = await self._guarded_pass()
+            if delay is None:
+                await self._awake.wait()
+            else:
+                await _wait(self._awake, delay)
+            await asyncio.sleep(COALESCE_SECONDS)
+
+    async def _guarded_pass(self) -> float | None:
+        """Run a pass; return the seconds until the next one, None: until a change."""
+        self.pass_began = time.monotonic()
+        try:
+            delay = await self._pass()
+        except StaleError as error:
+            logger.info("%s: %s", _name(self.key), error)
+            return await self._read_again()
+        except TransientError as error:
+            return self._later(error)
+        except LLMBatchError as error:
+            return self._later(error)
+        except Exception as error:
+            # A mistake in one pass of one job must not end the job's loop: nobody would look at the job again.
+            logger.exception("%s: a pass failed", _name(self.key))
+            return self._later(error)
+        finally:
+            self._tools.metrics.passes.observe(time.monotonic() - self.pass_began)
+            self.pass_began = None
+        self._failures = 0
+        return delay
+
+    async def _pass(self) -> float | None:
+        body, tools = self._body, self._tools
+        job = job_of(body)
+        self.phase = job.status.phase or "Pending"
+        snapshot = await tools.observer.observe(job, self._memory, time.time())
+        self._save(snapshot)
+        plan = decide(snapshot)
+        if plan.actions or plan.status != job.status:
+            logger.debug("%s: %s", _name(self.key), "; ".join(plan.reasons))
+        soon = await self._act(plan, snapshot)
+        if plan.status != job.status:
+            await self._write(job, body, plan)
+        if soon is None:
+            return plan.requeue_after
+        return soon if plan.requeue_after is None else min(soon, plan.requeue_after)
+
+    async def _act(self, plan: Plan, snapshot: Snapshot) -> float | None:
+        """Carry out the actions up to the first that fails; return how soon to look again if one did.
+
+        The status does not depend on them: it says what was observed and what is intended.
+        """
+        if not plan.actions:
+            return None
+        head = await self._tools.observer.head_of(snapshot, self._memory)
+        for action in plan.actions:
+            try:
+                answer = await self._tools.applier.act(action, snapshot.job, self._memory, head)
+            except (ForbiddenError, RejectedError) as error:
+                logger.warning("%s: %s refused: %s", _name(self.key), action.action, error)
+                return REFUSED_SECONDS
+            except StaleError as error:
+                logger.info("%s: %s: %s", _name(self.key), action.action, error)
+                return STALE_SECONDS
+            except TransientError as error:
+                return self._later(error)
+            self._tools.metrics.actions.labels(action.action).inc()
+            if isinstance(action, SendCapacity):
+                self._delivered(action)
+                if answer is not None and answer.state in ("paused", "complete", "failed"):
+                    return 0.0
+        return None
+
+    def _delivered(self, sent: SendCapacity) -> None:
+        if self._noticed_at is None:
+            return
+        if sent.capacity.doomed:
+            self._tools.metrics.notice_to_runtime.observe(time.monotonic() - self._noticed_at)
+        self._noticed_at = None
+
+    async def _write(self, job: JobObservation, body: Mapping[str, Any], plan: Plan) -> None:
+        written = await self._tools.applier.write_status(body, plan.status)
+        if _version(written) > _version(self._body):
+            self._body = written
+        self.phase = plan.status.phase or "Pending"
+        self._tools.metrics.status_writes.inc()
+        self._count(job.status, plan.status)
+        for event in plan.events:
+            try:
+                await self._tools.applier.emit(job, event)
+            except LLMBatchError as error:
+                logger.warning("%s: event %s not posted: %s", _name(self.key), event.reason, error)
+
+    def _count(self, before: LLMBatchJobStatus, after: LLMBatchJobStatus) -> None:
+        old = before.preemptions.total if before.preemptions else 0
+        new = after.preemptions.total if after.preemptions else 0
+        self._tools.metrics.preemptions.inc(max(0, new - old))
+
+    async def _read_again(self) -> float | None:
+        try:
+            body = await self._tools.kube.get(paths.single(KIND, *self.key))
+        except LLMBatchError as error:
+            return self._later(error)
+        if body is None or body["metadata"]["uid"] != self.uid:
+            return None  # The watch says so too, and ends this loop.
+        self._body = body
+        return STALE_SECONDS
+
+    def _later(self, error: Exception) -> float:
+        """Return how long to wait after a failure: doubled each time, with jitter, so that a thousand jobs spread."""
+        self._tools.metrics.failures.labels(type(error).__name__).inc()
+        if not isinstance(error, TransientError) or self._failures:
+            logger.warning("%s: %s: %s", _name(self.key), type(error).__name__, error)
+        wait = min(FIRST_RETRY_SECONDS * 2.0 ** min(self._failures, 10), LONGEST_RETRY_SECONDS)
+        self._failures += 1
+        return wait * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, no secret
+
+    def _save(self, snapshot: Snapshot) -> None:
+        if self._tools.snapshots is None:
+            return
+        file = self._tools.snapshots / f"{self.key.namespace}.{self.key.name}.json"
+        part = file.with_suffix(".part")
+        part.write_text(snapshot.model_dump_json(by_alias=True, exclude_none=True), encoding="utf-8")
+        part.replace(file)
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    try:
+        await asyncio.wait_for(event.wait(), seconds)
+    except TimeoutError:
+        return
+
+
+def _version(body: Mapping[str, Any]) -> int:
+    """Return an object's resourceVersion as a number: of one object, the greater one is the later (KEP-5504)."""
+    return int(body["metadata"]["resourceVersion"])
+
+
+def _name(key: JobKey) -> str:
+    return f"{key.namespace}/{key.name}"

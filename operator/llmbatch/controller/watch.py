@@ -1,0 +1,83 @@
+"""What kopf's watches know: small projections of the objects, and who is to be woken by a change of one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import kopf
+
+from llmbatch.cluster import paths
+from llmbatch.cluster.client import KubeClient
+from llmbatch.cluster.projections import ClusterPod
+from llmbatch.core.job.snapshot import NodeObservation, RayClusterObservation
+
+KUBERAY_SECONDS = 300.0
+"""How long the answer that KubeRay is installed holds."""
+NO_KUBERAY_SECONDS = 5.0
+"""How long the answer that it is not holds."""
+
+
+class JobKey(NamedTuple):
+    """A job by name."""
+
+    namespace: str
+    """Its namespace."""
+    name: str
+    """Its name."""
+
+
+class Watch:
+    """Implements `cluster.observe.Watched` over kopf's indices, which kopf fills before it calls any handler."""
+
+    def __init__(self, kube: KubeClient, *, nodes_watched: bool) -> None:
+        self._kube = kube
+        self._nodes_watched = nodes_watched
+        self._indices: dict[str, kopf.Index[Any, Any]] = {}
+        self._kuberay: tuple[float, bool] | None = None
+
+    def use(self, indices: dict[str, kopf.Index[Any, Any]]) -> None:
+        """Read from these indices from now on."""
+        self._indices = indices
+
+    @property
+    def nodes_watched(self) -> bool:
+        """Whether nodes are watched at all."""
+        return self._nodes_watched
+
+    def ray_cluster(self, namespace: str, name: str) -> RayClusterObservation | None:
+        """Return a RayCluster that bears llmbatch's labels."""
+        return next(iter(self._values("ray_clusters", (namespace, name))), None)
+
+    def pods(self, namespace: str, cluster: str) -> Iterable[ClusterPod]:
+        """Return the pods of a RayCluster of that name, whichever uid it had."""
+        return self._values("pods", (namespace, cluster))
+
+    def node(self, name: str) -> NodeObservation | None:
+        """Return a node; one that the watch does not know is None."""
+        return next(iter(self._values("nodes", name)), None)
+
+    def jobs_on(self, node: str) -> set[JobKey]:
+        """Return the jobs that have a pod on a node."""
+        return set(self._values("jobs_by_node", node))
+
+    async def kuberay_installed(self) -> bool:
+        """Tell whether the API server serves RayCluster of ray.io/v1.
+
+        Raises:
+            ApiServerError: it did not answer.
+        """
+        now = time.monotonic()
+        if self._kuberay is not None:
+            asked, installed = self._kuberay
+            if now - asked < (KUBERAY_SECONDS if installed else NO_KUBERAY_SECONDS):
+                return installed
+        listed = await self._kube.get(paths.RAY_GROUP)
+        installed = any(item["name"] == "rayclusters" for item in (listed or {}).get("resources", ()))
+        self._kuberay = (now, installed)
+        return installed
+
+    def _values(self, index: str, key: Any) -> Iterable[Any]:
+        values: Iterable[Any] = self._indices.get(index, {}).get(key, ())
+        return values
