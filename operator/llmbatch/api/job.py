@@ -539,6 +539,10 @@ class Preemption(Document):
     """When it was seen, RFC 3339."""
     deadline: str | None = None
     """When the node goes, RFC 3339, where known."""
+    spot: bool = True
+    """Whether the worker was on spot capacity."""
+    age_seconds: int | None = None
+    """How old the worker was."""
 
 
 class Preemptions(Document):
@@ -546,10 +550,12 @@ class Preemptions(Document):
 
     total: int = 0
     """Since the job began."""
+    failures: int = 0
+    """Workers that ended by themselves since the job began; not in the total."""
     recent: Annotated[tuple[Preemption, ...], Field(max_length=10)] = ()
     """The last ten."""
-    counted: Annotated[tuple[str, ...], Field(max_length=MAX_COUNTED)] = ()
-    """Workers on notice that are in the total already and still exist, so that none counts twice."""
+    counted: Annotated[dict[str, str], Field(max_length=MAX_COUNTED)] = {}
+    """Workers that are counted already and still exist, so that none counts twice, and since when, RFC 3339."""
 
 
 def _map_by(key: str) -> dict[str, Any]:

@@ -8,18 +8,18 @@ from llmbatch.core.job.children.names import submission_id
 from llmbatch.core.job.snapshot import (
     HEAD_GROUP,
     SPOT_GROUP,
-    Notice,
     PodObservation,
     RayJobObservation,
     Snapshot,
 )
+from llmbatch.core.job.times import unix
+from llmbatch.core.preemption.notice import Notice, merged
 
 LIVE = ("PENDING", "RUNNING")
-_SEVERITY = ("advisory", "draining", "reclaim", "lost")
 
 
 class Worker(Document):
-    """A worker pod and the strongest signal on it or on its node."""
+    """A worker pod and what the signs on it and on its node mean for it."""
 
     pod: PodObservation
     """The pod."""
@@ -29,7 +29,7 @@ class Worker(Document):
     @property
     def doomed(self) -> bool:
         """Whether it will go or has gone; an advisory is no reason to give up a worker."""
-        return self.pod.terminating or (self.notice is not None and self.notice.kind != "advisory")
+        return self.pod.terminating or (self.notice is not None and self.notice.dooms)
 
     @property
     def useful(self) -> bool:
@@ -57,12 +57,18 @@ def head_ready(snapshot: Snapshot) -> bool:
 def workers(snapshot: Snapshot) -> list[Worker]:
     """Return the worker pods with their notices, by name: what is said of the first one does not waver."""
     nodes = {node.name: node for node in snapshot.nodes}
+    counted = snapshot.job.status.preemptions.counted if snapshot.job.status.preemptions else {}
     found = []
     for pod in sorted(snapshot.pods, key=lambda pod: pod.name):
         if pod.group == HEAD_GROUP:
             continue
         node = nodes.get(pod.node or "")
-        found.append(Worker(pod=pod, notice=_strongest(pod.notice, node.notice if node else None)))
+        notice = merged((pod.notice, node.notice if node else None))
+        first_seen = unix(counted.get(pod.name))
+        if notice is not None:
+            seen = snapshot.now if first_seen is None else first_seen
+            notice = notice.seen(seen, spot=pod.group == SPOT_GROUP)
+        found.append(Worker(pod=pod, notice=notice))
     return found
 
 
@@ -108,10 +114,3 @@ def ray_silent_seconds(snapshot: Snapshot) -> float:
     if snapshot.ray.reachable or since is None or head is None or not head_ready(snapshot):
         return 0.0
     return max(0.0, snapshot.now - max(since, head.created_at))
-
-
-def _strongest(first: Notice | None, second: Notice | None) -> Notice | None:
-    notices = [notice for notice in (first, second) if notice is not None]
-    earliest = min((notice.deadline for notice in notices if notice.deadline is not None), default=None)
-    strongest = max(notices, key=lambda notice: _SEVERITY.index(notice.kind), default=None)
-    return strongest and strongest.model_copy(update={"deadline": earliest})

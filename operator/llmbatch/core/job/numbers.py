@@ -60,7 +60,7 @@ def resting(stages: Sequence[StageStatus]) -> tuple[StageStatus, ...]:
 def counted_preemptions(
     stored: Preemptions | None, workers: Sequence[Worker], own_doing: frozenset[str], now: float
 ) -> tuple[Preemptions | None, tuple[Preemption, ...]]:
-    """Count the workers that are newly on notice, each once.
+    """Count the workers that are newly on notice or lost, each once, as a preemption or as a failure of its own.
 
     Args:
         stored: What the status says.
@@ -69,22 +69,23 @@ def counted_preemptions(
         now: Unix seconds.
 
     Returns:
-        The counters, None while there was never a notice, and the preemptions that are new.
+        The counters, None while no worker ever went, and the preemptions that are new.
     """
     before = stored or Preemptions()
-    known = frozenset(before.counted)
-    new = tuple(
-        _preemption(worker, now) for worker in workers if worker.doomed and worker.pod.name not in known | own_doing
-    )
-    if stored is None and not new:
-        return None, ()
     there = {worker.pod.name for worker in workers}
-    counted = sorted((known & there) | {preemption.worker for preemption in new})
+    counted = {name: since for name, since in before.counted.items() if name in there}
+    fresh = [worker for worker in workers if worker.doomed and worker.pod.name not in counted.keys() | own_doing]
+    # What finds no place among those to remember is counted once there is one.
+    fresh = fresh[: MAX_COUNTED - len(counted)]
+    if stored is None and not fresh:
+        return None, ()
+    new = tuple(_preemption(worker, now) for worker in fresh if not _failed(worker))
     return (
         Preemptions(
             total=before.total + len(new),
+            failures=before.failures + len(fresh) - len(new),
             recent=(*before.recent, *new)[-RECENT:],
-            counted=tuple(counted[:MAX_COUNTED]),
+            counted=dict(sorted((counted | {worker.pod.name: rfc3339(now) for worker in fresh}).items())),
         ),
         new,
     )
@@ -116,12 +117,23 @@ def ready_gpus(workers: Sequence[Worker], spec: LLMBatchJobSpec) -> int:
     return spec.worker_gpus() * sum(worker.pod.ready for worker in workers)
 
 
+def _failed(worker: Worker) -> bool:
+    return worker.notice is not None and worker.notice.loss == "failure"
+
+
 def _preemption(worker: Worker, now: float) -> Preemption:
     notice = worker.notice
     deadline = None if notice is None or notice.deadline is None else rfc3339(notice.deadline)
     seen = now if notice is None or notice.observed_at is None else notice.observed_at
     source = "pod deleted" if notice is None else notice.source
-    return Preemption(worker=worker.pod.name, source=source, observed_at=rfc3339(seen), deadline=deadline)
+    return Preemption(
+        worker=worker.pod.name,
+        source=source,
+        observed_at=rfc3339(seen),
+        deadline=deadline,
+        spot=worker.spot,
+        age_seconds=max(0, int(now - worker.pod.created_at)),
+    )
 
 
 def _most(first: float | None, second: float | None) -> float | None:

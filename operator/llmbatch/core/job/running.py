@@ -47,7 +47,7 @@ def run(draft: Draft, spec: LLMBatchJobSpec) -> None:
     _set_capacity(draft, sizing)
     _create_missing(draft, spec, sizing)
     cluster = draft.snapshot.cluster
-    if cluster is not None and not cluster.deleting:
+    if cluster is not None and cluster.owned and not cluster.deleting:
         if QUEUE_LABEL not in draft.snapshot.job.labels:
             draft.act(*resized(draft.snapshot, sizing))
         _drive(draft, sizing)

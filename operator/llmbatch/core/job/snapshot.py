@@ -13,6 +13,8 @@ from pydantic import Field
 from llmbatch.api.base import Document
 from llmbatch.api.job import LLMBatchJobSpec, LLMBatchJobStatus, Quantity
 from llmbatch.api.progress import Progress
+from llmbatch.core.preemption.notice import Notice as Notice  # part of a Snapshot: importable from here
+from llmbatch.core.preemption.signals import Signal
 
 HEAD_GROUP = "head"
 SPOT_GROUP = "spot"
@@ -21,7 +23,6 @@ GroupName = Literal["head", "spot", "on-demand"]
 
 PodPhase = Literal["Pending", "Running", "Succeeded", "Failed", "Unknown"]
 RayJobState = Literal["PENDING", "RUNNING", "STOPPED", "SUCCEEDED", "FAILED"]
-NoticeKind = Literal["advisory", "draining", "reclaim", "lost"]
 
 
 class JobObservation(Document):
@@ -49,19 +50,6 @@ class JobObservation(Document):
     """The status as last written."""
 
 
-class Notice(Document):
-    """That a node or pod will go, or has gone."""
-
-    kind: NoticeKind
-    """advisory (may go; nothing is drained), draining (asked to leave), reclaim (killed at the deadline) or lost."""
-    source: str
-    """The signal that says so: a taint, a condition, the pod's deletion."""
-    deadline: float | None = None
-    """When it is killed, where known."""
-    observed_at: float | None = None
-    """When the signal was first seen."""
-
-
 class NodeObservation(Document):
     """A node that runs, or ran, a pod of the job."""
 
@@ -72,7 +60,7 @@ class NodeObservation(Document):
     ready: bool = True
     """Its Ready condition."""
     notice: Notice | None = None
-    """The strongest signal on it."""
+    """What follows from the signs on it."""
 
 
 class PodObservation(Document):
@@ -107,7 +95,7 @@ class PodObservation(Document):
     restarts: int = 0
     """Restarts of its Ray container."""
     notice: Notice | None = None
-    """The strongest signal on the pod itself (DisruptionTarget, deletion, phase Failed)."""
+    """What follows from the signs on the pod itself (DisruptionTarget, deletion, phase Failed)."""
 
 
 class WorkerGroupObservation(Document):
@@ -238,6 +226,8 @@ class OperatorSettings(Document):
     """PriorityClass of the head."""
     grace_seconds: Annotated[int, Field(ge=1, le=3600)] = 25
     """terminationGracePeriodSeconds of a worker: the shortest notice among the clouds less a margin."""
+    signals: Annotated[tuple[Signal, ...], Field(max_length=256)] = ()
+    """Signs of preemption besides the built-in ones; one of the same name replaces it."""
     operator_namespace: str = "llmbatch-system"
     """Namespace that may reach the Jobs API and the control endpoint."""
     network_policy: bool = True
