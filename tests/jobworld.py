@@ -125,6 +125,11 @@ class World:
             pod.gone_at = self.now + seconds
         return [pod.name for pod in spot]
 
+    def lose_spot(self) -> None:
+        """Take every spot node away without notice, for good."""
+        self.pods = [pod for pod in self.pods if pod.group != "spot"]
+        self.spot_nodes = 0
+
     def lose_cluster(self) -> None:
         """Delete the RayCluster behind the operator's back."""
         self.cluster, self.pods, self.drivers = None, [], []
@@ -193,9 +198,16 @@ class World:
     def _ready(self, pod: Pod) -> bool:
         return self.now - pod.created_at >= START_SECONDS
 
-    def _seen(self, pod: Pod) -> PodObservation:
+    def works(self, pod: Pod) -> bool:
+        """Tell whether a pod has a node and is ready."""
+        return self._placed(pod) and self._ready(pod)
+
+    def _placed(self, pod: Pod) -> bool:
         spot = [other for other in self.pods if other.group == "spot"]
-        placed = pod.group != "spot" or spot.index(pod) < self.spot_nodes
+        return pod.group != "spot" or spot.index(pod) < self.spot_nodes
+
+    def _seen(self, pod: Pod) -> PodObservation:
+        placed = self._placed(pod)
         return PodObservation(
             name=pod.name,
             group=pod.group,
@@ -342,7 +354,7 @@ class World:
             if self.fails_with:
                 self.fail_driver(self.fails_with.pop(0), 3)
             return
-        working = [pod for pod in self.pods if pod.group != "head" and self._ready(pod)]
+        working = [pod for pod in self.pods if pod.group != "head" and self.works(pod)]
         self.committed = min(self.rows, self.committed + len(working) * seconds)
         if self.committed >= self.rows:
             driver.state, driver.exit_code, driver.run = "SUCCEEDED", 0, "complete"

@@ -526,6 +526,10 @@ class CapacityStatus(Document):
     """Ready workers on spot capacity."""
     gpus: int = 0
     """GPUs of the ready workers."""
+    fallback_workers: int = 0
+    """On-demand workers that stand in for spot ones. They stand here before they are asked for."""
+    fallback_since: str | None = None
+    """When spot was last given up, RFC 3339; absent while nothing stands in for it."""
 
 
 class Preemption(Document):

@@ -104,7 +104,8 @@ def at_rest(draft: Draft, reason: str) -> None:
     draft.update(stages=resting(draft.field("stages")))
     capacity = draft.field("capacity")
     if capacity is not None:
-        draft.update(capacity=capacity.model_copy(update={"workers_wanted": 0}))
+        nothing = {"workers_wanted": 0, "fallback_workers": 0, "fallback_since": None}
+        draft.update(capacity=capacity.model_copy(update=nothing))
 
 
 def _end(draft: Draft, word: str, reason: str) -> None:

@@ -26,7 +26,7 @@ RUNNING_SECONDS = 10.0
 BLOCKED_SECONDS = 10.0
 """How often a job is looked at that waits for something nobody tells of, such as a Secret."""
 DEGRADED_SECONDS = 60.0
-"""A worker that is wanted and not there is a lack after this long."""
+"""A worker that is wanted and not there is a lack after this long; one that cannot come, as soon as that is known."""
 BLOCKING = frozenset({"KubeRayMissing", "SecretMissing", "NameTaken"})
 """Stalls before which nothing is created."""
 
@@ -182,8 +182,18 @@ def _set_cluster_ready(draft: Draft) -> None:
 
 
 def _set_capacity(draft: Draft, sizing: Sizing) -> None:
-    capacity = draft.field("capacity") or CapacityStatus()
-    draft.update(capacity=capacity.model_copy(update={"workers_wanted": sizing.wanted}))
+    """Say how many workers are wanted, and remember what stands in for spot before it is acted on."""
+    capacity, mix = draft.field("capacity") or CapacityStatus(), sizing.mix
+    update: dict[str, Any] = {"workers_wanted": sizing.wanted}
+    # A queue admitted the groups as they are: nothing can stand in for spot there.
+    if mix.event and QUEUE_LABEL not in draft.snapshot.job.labels:
+        since = None if mix.fallback.since is None else rfc3339(mix.fallback.since)
+        update |= {"fallback_workers": mix.fallback.workers, "fallback_since": since}
+        draft.tell("Warning" if mix.fallback.workers else "Normal", mix.event, mix.reason)
+        draft.again_in(0.1)
+    draft.update(capacity=capacity.model_copy(update=update))
+    if mix.again_in is not None:
+        draft.again_in(mix.again_in)
     for reason in sizing.reasons:
         draft.because(reason)
 
@@ -192,17 +202,14 @@ def _set_degraded(draft: Draft, sizing: Sizing) -> None:
     """Say when fewer workers run than are wanted for longer than a worker takes to come."""
     snapshot = draft.snapshot
     found = workers(snapshot)
-    late = [
-        worker.pod
-        for worker in found
-        if not worker.pod.ready and not worker.doomed and snapshot.now - worker.pod.created_at >= DEGRADED_SECONDS
-    ]
+    coming = [worker.pod for worker in found if not worker.pod.ready and not worker.doomed]
+    troubles = (pod_trouble(pod, snapshot.now) for pod in coming)
+    trouble = next((trouble for trouble in troubles if trouble is not None), None)
+    late = any(snapshot.now - pod.created_at >= DEGRADED_SECONDS for pod in coming)
     lacking = sum(worker.useful for worker in found) < sizing.wanted
-    if not draft.is_true("Running") or not lacking or not late:
+    if not draft.is_true("Running") or not lacking or not (late or trouble):
         draft.clear("Degraded", "AsWanted")
         return
-    troubles = (pod_trouble(pod, snapshot.now) for pod in late)
-    trouble = next((trouble for trouble in troubles if trouble is not None), None)
     if trouble is None:
         draft.set("Degraded", True, "WorkersStarting", "Fewer workers run than are wanted")
     else:

@@ -11,9 +11,15 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from llmbatch.api.job import LLMBatchJobSpec
+from llmbatch.api.job import CapacityStatus, LLMBatchJobSpec
+from llmbatch.core.capacity.forecast import Forecast
+from llmbatch.core.capacity.policy import Fallback, Fleet, Loss, Mix, Situation, plan_capacity
 from llmbatch.core.job.facts import Worker, present_progress, shrinking, workers
 from llmbatch.core.job.snapshot import ON_DEMAND_GROUP, SPOT_GROUP, Snapshot
+from llmbatch.core.job.times import since, unix
+
+WARM_UP_SECONDS = 300.0
+"""An attempt younger than this has no rate to plan by: its models load."""
 
 
 class GroupSize(NamedTuple):
@@ -32,14 +38,19 @@ class Sizing(NamedTuple):
 
     groups: dict[str, GroupSize]
     """By name."""
-    wanted: int
-    """Workers that are to take work."""
+    mix: Mix
+    """How many spot and on-demand workers the policy asks for, and what is to be remembered of that."""
     gpus_granted: int | None = None
     """GPUs the job may use; None: all there are."""
     gpus_arriving: int = 0
     """GPUs of workers that come."""
     reasons: tuple[str, ...] = ()
     """Why, in words."""
+
+    @property
+    def wanted(self) -> int:
+        """Workers that are to take work."""
+        return self.mix.wanted
 
     @property
     def going(self) -> frozenset[str]:
@@ -49,20 +60,21 @@ class Sizing(NamedTuple):
 
 def size_workers(snapshot: Snapshot, spec: LLMBatchJobSpec) -> Sizing:
     """Return the sizes of the worker groups for what the job can use and the policy allows."""
-    targets = _targets(snapshot, spec)
     found = workers(snapshot)
     told = shrinking(snapshot)
+    mix = plan_capacity(_situation(snapshot, spec, found, told))
+    targets = {SPOT_GROUP: mix.spot, ON_DEMAND_GROUP: mix.on_demand}
     groups = {
         name: group_size([worker for worker in found if worker.pod.group == name], target, told)
         for name, target in targets.items()
     }
-    wanted = sum(targets.values())
     ready = sum(worker.useful for worker in found)
+    reasons = [f"{name}: {size.reason}" for name, size in groups.items() if size.reason]
     return Sizing(
         groups=groups,
-        wanted=wanted,
-        gpus_arriving=spec.worker_gpus() * max(0, wanted - ready),
-        reasons=tuple(f"{name}: {size.reason}" for name, size in groups.items() if size.reason),
+        mix=mix,
+        gpus_arriving=spec.worker_gpus() * max(0, mix.wanted - ready),
+        reasons=tuple([mix.reason, *reasons] if mix.reason else reasons),
     )
 
 
@@ -87,17 +99,59 @@ def group_size(found: Sequence[Worker], target: int, told: frozenset[str] = froz
     return GroupSize(replicas=target + len(noticed), delete=tuple(sorted(going)), reason=reason)
 
 
-def _cheapest_first(worker: Worker) -> tuple[bool, float]:
-    """Order workers by what their loss costs: first those that do not run yet, then those with the youngest models."""
-    return (worker.pod.ready, -worker.pod.created_at)
+def _cheapest_first(worker: Worker) -> tuple[bool, bool, float]:
+    """Order workers by what their loss costs.
+
+    First those that wait for a node, the longest waiting one before the others: nobody misses it. Then those that
+    start, then those with the youngest models.
+    """
+    pod = worker.pod
+    return (pod.ready, pod.node is not None, pod.created_at if pod.node is None else -pod.created_at)
 
 
-def _targets(snapshot: Snapshot, spec: LLMBatchJobSpec) -> dict[str, int]:
-    spot, on_demand = spec.capacity.spot, spec.capacity.on_demand
-    most = spot.max + on_demand.base if spot.max else on_demand.max
-    progress = present_progress(snapshot)
-    gpus = spec.worker_gpus()
+def _situation(snapshot: Snapshot, spec: LLMBatchJobSpec, found: Sequence[Worker], told: frozenset[str]) -> Situation:
+    """Return what the capacity policy needs to know of a snapshot."""
+    progress, gpus = present_progress(snapshot), spec.worker_gpus()
+    useful = None
     if progress is not None and progress.useful_gpus is not None and gpus:
-        most = min(most, math.ceil(progress.useful_gpus / gpus))
-    base = min(most, on_demand.base if spot.max else on_demand.max)
-    return {SPOT_GROUP: most - base, ON_DEMAND_GROUP: base}
+        useful = math.ceil(progress.useful_gpus / gpus)
+    capacity = snapshot.job.status.capacity or CapacityStatus()
+    return Situation(
+        spec=spec.capacity,
+        now=snapshot.now,
+        useful=useful,
+        fleet=_fleet(snapshot, [worker for worker in found if worker.pod.name not in told]),
+        forecast=_forecast(snapshot, spec, sum(worker.useful for worker in found)),
+        stored=Fallback(capacity.fallback_workers, unix(capacity.fallback_since)),
+        prices=spec.budget.prices if spec.budget else None,
+    )
+
+
+def _fleet(snapshot: Snapshot, found: Sequence[Worker]) -> Fleet:
+    preemptions = snapshot.job.status.preemptions
+    recent = preemptions.recent if preemptions else ()
+    coming = [worker.pod for worker in found if worker.spot and not worker.pod.ready and not worker.doomed]
+    return Fleet(
+        spot=sum(worker.useful and worker.spot for worker in found),
+        starting=sum(pod.node is not None for pod in coming),
+        on_demand=sum(worker.useful and not worker.spot for worker in found),
+        waiting=tuple(pod.created_at for pod in coming if pod.node is None),
+        losses=tuple(
+            Loss(at=unix(loss.observed_at) or 0.0, age=float(loss.age_seconds))
+            for loss in recent
+            if loss.spot and loss.age_seconds is not None
+        ),
+    )
+
+
+def _forecast(snapshot: Snapshot, spec: LLMBatchJobSpec, working: int) -> Forecast:
+    status, progress = snapshot.job.status, present_progress(snapshot)
+    warm = status.attempt_started_at is not None and since(snapshot.now, status.attempt_started_at) >= WARM_UP_SECONDS
+    remaining = progress.rows.estimated_remaining_seconds if progress is not None and warm else None
+    started, limit = unix(status.started_at), spec.active_deadline_seconds
+    return Forecast(
+        remaining_seconds=None if remaining is None else float(remaining),
+        workers=working,
+        seconds_to_deadline=None if started is None or limit is None else started + limit - snapshot.now,
+        money=None if spec.budget is None else max(0.0, spec.budget.max_cost - (status.estimated_cost or 0.0)),
+    )
