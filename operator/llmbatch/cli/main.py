@@ -9,6 +9,7 @@ from llmbatch.cli.explain import explain
 from llmbatch.cli.export import export
 from llmbatch.cli.render import render
 from llmbatch.cli.run import run
+from llmbatch.cli.signals import signals
 from llmbatch.cli.simulate import simulate
 from llmbatch.cli.validate import validate
 
@@ -25,6 +26,7 @@ app.command()(export)
 app.command()(simulate)
 app.command()(render)
 app.command()(explain)
+app.command()(signals)
 
 
 @app.command()

@@ -9,7 +9,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
 from llmbatch.core.preemption.notice import Notice, merged
-from llmbatch.core.preemption.signals import SIGNALS, Place, Signal
+from llmbatch.core.preemption.signals import Place, Signal, signal_table
 
 Body = Mapping[str, Any]
 
@@ -35,31 +35,34 @@ class Sign(NamedTuple):
     """When it was set, Unix seconds, where the object says so."""
 
 
-def classify_node(body: Body, signals: Sequence[Signal] = SIGNALS) -> Notice | None:
-    """Return the one notice that follows from a Node object as the API server gives it; None when it stays."""
-    return _notice(_node_signs(body), signals)
+class Classifier:
+    """Reads notices off objects, by the built-in rows and those an operator adds."""
 
+    def __init__(self, added: Sequence[Signal] = ()) -> None:
+        self._rows: dict[tuple[Place, str], list[Signal]] = {}
+        for signal in signal_table(added):
+            self._rows.setdefault((signal.place, signal.key), []).append(signal)
 
-def classify_pod(body: Body, signals: Sequence[Signal] = SIGNALS) -> Notice | None:
-    """Return the one notice that follows from a Pod object as the API server gives it; None when it stays."""
-    return _notice(_pod_signs(body), signals)
+    def node(self, body: Body) -> Notice | None:
+        """Return the one notice that follows from a Node object as the API server gives it; None when it stays."""
+        return self._notice(_node_signs(body))
 
+    def pod(self, body: Body) -> Notice | None:
+        """Return the one notice that follows from a Pod object as the API server gives it; None when it stays."""
+        return self._notice(_pod_signs(body))
 
-def _notice(signs: Iterable[Sign], signals: Sequence[Signal]) -> Notice | None:
-    return merged(_meaning(sign, signal) for sign in signs for signal in _rows(sign, signals))
+    def _notice(self, signs: Iterable[Sign]) -> Notice | None:
+        return merged(_meaning(sign, signal) for sign in signs for signal in self._matching(sign))
 
-
-def _rows(sign: Sign, signals: Sequence[Signal]) -> list[Signal]:
-    """Return the rows that speak of a sign; a row that names a value or a message goes before one that does not."""
-    found = [signal for signal in signals if _matches(sign, signal)]
-    return [signal for signal in found if signal.value is not None or signal.message] or found
+    def _matching(self, sign: Sign) -> list[Signal]:
+        """Return the rows that speak of a sign; a row that names a value or a message goes before one that does not."""
+        found = [signal for signal in self._rows.get((sign.place, sign.key), ()) if _matches(sign, signal)]
+        return [signal for signal in found if signal.value is not None or signal.message] or found
 
 
 def _matches(sign: Sign, signal: Signal) -> bool:
     return (
-        sign.place == signal.place
-        and sign.key == signal.key
-        and sign.status == signal.status
+        sign.status == signal.status
         and signal.value in (None, sign.value)
         and (not signal.message or re.search(signal.message, sign.message) is not None)
     )

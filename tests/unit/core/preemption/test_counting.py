@@ -14,7 +14,7 @@ from llmbatch.core.job.facts import Worker, workers
 from llmbatch.core.job.numbers import RECENT, counted_preemptions
 from llmbatch.core.job.plan import Plan, SendCapacity
 from llmbatch.core.job.snapshot import NodeObservation, Notice, Snapshot
-from llmbatch.core.preemption.classify import classify_node, classify_pod
+from llmbatch.core.preemption.classify import Classifier
 
 SPOT_ITN = {
     "metadata": {"name": "node-of-w0"},
@@ -27,7 +27,7 @@ FAILED = Notice(kind="lost", source="pod failed", loss="failure")
 
 
 def with_node(body: dict[str, Any], **fields: Any) -> Snapshot:
-    node = NodeObservation(name=body["metadata"]["name"], notice=classify_node(body))
+    node = NodeObservation(name=body["metadata"]["name"], notice=Classifier().node(body))
     return running_snapshot(nodes=(node,), **fields)
 
 
@@ -48,7 +48,7 @@ def test_a_notice_without_a_time_keeps_the_deadline_of_its_first_sight():
 
 def test_the_pods_deletion_brings_the_deadline_forward():
     body = {"metadata": {"name": "w0", "deletionTimestamp": "2027-01-15T08:00:25Z", "deletionGracePeriodSeconds": 25}}
-    notice = classify_pod(body)
+    notice = Classifier().pod(body)
     pods = tuple(
         seen.model_copy(update={"terminating": True, "notice": notice}) if seen.name == "w0" else seen
         for seen in running_snapshot().pods

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from llmbatch.core.job.times import unix
-from llmbatch.core.preemption.classify import classify_node, classify_pod
+from llmbatch.core.preemption.classify import Classifier
 from llmbatch.core.preemption.notice import SEVERITY, Notice, merged
-from llmbatch.core.preemption.signals import SIGNALS, Signal, signal_table
+from llmbatch.core.preemption.signals import SIGNALS, Signal
 
 FOLDER = Path(__file__).parent / "recorded"
 RECORDED = [
@@ -23,8 +23,9 @@ RECORDED = [
 SEEN = 1_790_000_000.0
 
 
-def classify(body: dict[str, Any], signals: tuple[Signal, ...] = SIGNALS) -> Notice | None:
-    return (classify_node if body["kind"] == "Node" else classify_pod)(body, signals)
+def classify(body: dict[str, Any], *added: Signal) -> Notice | None:
+    table = Classifier(added)
+    return table.node(body) if body["kind"] == "Node" else table.pod(body)
 
 
 @pytest.mark.parametrize("entry", RECORDED)
@@ -58,17 +59,16 @@ def test_names_are_unique():
 def test_an_added_row_counts_and_one_of_the_same_name_replaces():
     together = Signal(name="together", place="nodeTaint", key="together.ai/preempting", kind="reclaim", lead_seconds=60)
     quiet = Signal(name="node being deleted", place="nodeDeletion", kind="advisory")
-    table = signal_table((together, quiet))
     node = {
         "kind": "Node",
         "metadata": {"name": "n", "deletionTimestamp": "2026-09-01T10:00:01Z"},
         "spec": {"taints": [{"key": "together.ai/preempting", "effect": "NoSchedule"}]},
     }
-    notice = classify(node, table)
+    notice = classify(node, together, quiet)
     assert notice is not None
     assert (notice.kind, notice.source, notice.seen(SEEN, spot=True).deadline) == ("reclaim", "together", SEEN + 60)
     node["spec"] = {}
-    notice = classify(node, table)
+    notice = classify(node, together, quiet)
     assert notice is not None
     assert notice.kind == "advisory"
 
