@@ -7,6 +7,7 @@ import typer
 from llmbatch import __version__
 from llmbatch.cli.explain import explain
 from llmbatch.cli.export import export
+from llmbatch.cli.operator import operator
 from llmbatch.cli.render import render
 from llmbatch.cli.run import run
 from llmbatch.cli.signals import signals
@@ -27,6 +28,7 @@ app.command()(simulate)
 app.command()(render)
 app.command()(explain)
 app.command()(signals)
+app.command()(operator)
 
 
 @app.command()

@@ -18,7 +18,7 @@ from llmbatch.cluster.client import KubeClient
 from llmbatch.cluster.head import HeadClient
 from llmbatch.cluster.observe import Observer
 from llmbatch.controller import health
-from llmbatch.controller.handlers import Handlers, Signals
+from llmbatch.controller.handlers import Handlers
 from llmbatch.controller.jobs import Jobs
 from llmbatch.controller.metrics import Metrics
 from llmbatch.controller.runner import Tools
@@ -56,8 +56,8 @@ class Options:
 class Operator:
     """One operator process."""
 
-    def __init__(self, kube: KubeClient, settings: OperatorSettings, options: Options, signals: Signals) -> None:
-        self._kube, self._settings, self._options, self._signals = kube, settings, options, signals
+    def __init__(self, kube: KubeClient, settings: OperatorSettings, options: Options) -> None:
+        self._kube, self._settings, self._options = kube, settings, options
         self._heads = HeadClient()
         self._watch = Watch(kube, nodes_watched=options.watch_nodes)
         self.metrics = Metrics(lambda: self.jobs.phases(), lambda: kube.writes)
@@ -92,7 +92,7 @@ class Operator:
 
     def _registry(self) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()
-        Handlers(self.jobs, self._watch, self._settings, self._signals).register(registry)
+        Handlers(self.jobs, self._watch, self._settings).register(registry)
         kopf.on.startup(registry=registry, id="use_indices")(self._use_indices)
         kopf.on.login(registry=registry, id="login")(self._login)
         return registry
@@ -135,7 +135,7 @@ async def connection_info(kube: KubeClient) -> kopf.ConnectionInfo:
     )
 
 
-async def run_operator(options: Options, settings: OperatorSettings, signals: Signals) -> None:
+async def run_operator(options: Options, settings: OperatorSettings) -> None:
     """Run one operator until it is told to stop.
 
     Raises:
@@ -144,6 +144,6 @@ async def run_operator(options: Options, settings: OperatorSettings, signals: Si
     """
     kube = await KubeClient.connect(options.kubeconfig)
     try:
-        await Operator(kube, settings, options, signals).run()
+        await Operator(kube, settings, options).run()
     finally:
         await kube.close()

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import kopf
 
 from llmbatch.api.base import GROUP, VERSION
 from llmbatch.api.crd import PLURAL
-from llmbatch.cluster.projections import Body, Classify, cluster_of_pod, node_of, pod_of, ray_cluster_of
+from llmbatch.cluster.projections import Body, cluster_of_pod, node_of, pod_of, ray_cluster_of
 from llmbatch.controller.jobs import Jobs
 from llmbatch.controller.watch import JobKey, Watch
 from llmbatch.core.job.children.names import JOB_LABEL
 from llmbatch.core.job.snapshot import OperatorSettings
+from llmbatch.core.preemption.classify import Classifier
 
 RAY_CLUSTERS = ("ray.io", "v1", "rayclusters")
 PODS = ("", "v1", "pods")
 NODES = ("", "v1", "nodes")
-
-
-class Signals(NamedTuple):
-    """How notices are read off objects."""
-
-    node: Classify
-    """Off a Node."""
-    pod: Classify
-    """Off a Pod."""
 
 
 class Handlers:
@@ -36,8 +28,9 @@ class Handlers:
     the object differs from what the loop was woken for before.
     """
 
-    def __init__(self, jobs: Jobs, watch: Watch, settings: OperatorSettings, signals: Signals) -> None:
-        self._jobs, self._watch, self._settings, self._signals = jobs, watch, settings, signals
+    def __init__(self, jobs: Jobs, watch: Watch, settings: OperatorSettings) -> None:
+        self._jobs, self._watch, self._settings = jobs, watch, settings
+        self._signals = Classifier(settings.signals)
 
     def register(self, registry: kopf.OperatorRegistry) -> None:
         """Register the handlers; those of nodes only where nodes are watched."""
