@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from llmbatch.api.base import Document
+from dataclasses import dataclass
+
 from llmbatch.api.progress import Progress
 from llmbatch.core.job.children.names import submission_id
 from llmbatch.core.job.snapshot import (
@@ -18,7 +19,8 @@ from llmbatch.core.preemption.notice import Notice, merged
 LIVE = ("PENDING", "RUNNING")
 
 
-class Worker(Document):
+@dataclass(frozen=True, slots=True)
+class Worker:
     """A worker pod and what the signs on it and on its node mean for it."""
 
     pod: PodObservation
@@ -56,20 +58,18 @@ def head_ready(snapshot: Snapshot) -> bool:
 
 def workers(snapshot: Snapshot) -> list[Worker]:
     """Return the worker pods with their notices, by name: what is said of the first one does not waver."""
-    nodes = {node.name: node for node in snapshot.nodes}
-    counted = snapshot.job.status.preemptions.counted if snapshot.job.status.preemptions else {}
-    found = []
-    for pod in sorted(snapshot.pods, key=lambda pod: pod.name):
-        if pod.group == HEAD_GROUP:
-            continue
-        node = nodes.get(pod.node or "")
-        notice = merged((pod.notice, node.notice if node else None))
-        first_seen = unix(counted.get(pod.name))
-        if notice is not None:
-            seen = snapshot.now if first_seen is None else first_seen
-            notice = notice.seen(seen, spot=pod.group == SPOT_GROUP)
-        found.append(Worker(pod=pod, notice=notice))
-    return found
+    on_node = {node.name: node.notice for node in snapshot.nodes if node.notice is not None}
+    pods = sorted((pod for pod in snapshot.pods if pod.group != HEAD_GROUP), key=lambda pod: pod.name)
+    return [Worker(pod, _notice(snapshot, pod, on_node.get(pod.node or ""))) for pod in pods]
+
+
+def _notice(snapshot: Snapshot, pod: PodObservation, on_node: Notice | None) -> Notice | None:
+    notice = merged((pod.notice, on_node))
+    if notice is None:
+        return None
+    preemptions = snapshot.job.status.preemptions
+    first_seen = unix(preemptions.counted.get(pod.name)) if preemptions else None
+    return notice.seen(snapshot.now if first_seen is None else first_seen, spot=pod.group == SPOT_GROUP)
 
 
 def shrinking(snapshot: Snapshot) -> frozenset[str]:
