@@ -111,17 +111,22 @@ def test_a_suspended_job_starts_with_spot_again():
     assert (world.status.capacity.fallback_workers, world.status.capacity.fallback_since) == (0, None)
 
 
+MISHAPS = st.lists(st.tuples(st.sampled_from([None, 0, 1, 2]), st.booleans()), max_size=12)
+
+
 @settings(max_examples=15, deadline=None)
-@given(
-    st.lists(st.tuples(st.integers(0, 4), st.integers(1, 25)), min_size=1, max_size=6),
-    st.lists(st.integers(0, 3), max_size=8),
-)
-def test_a_job_completes_in_any_weather_and_over_any_crashes(weather: list[tuple[int, int]], crashes: list[int]):
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 25)), min_size=1, max_size=6), MISHAPS)
+def test_a_job_completes_in_any_weather_over_crashes_and_stale_reads(
+    weather: list[tuple[int, int]], mishaps: list[tuple[int | None, bool]]
+):
     world = dry_world(rows=1200)
     for nodes, passes in weather:
         world.spot_nodes = nodes
         for index in range(passes):
-            world.step(crash_after=crashes[index] if index < len(crashes) else None)
+            crash_after, stale = mishaps[index] if index < len(mishaps) else (None, False)
+            world.step(crash_after=crash_after, stale=stale)
+            asked = {group.name: group.replicas for group in world.cluster.groups} if world.cluster else {}
+            assert asked.get("on-demand", 0) <= 3
     world.spot_nodes = 4
     world.run(passes=400, until="Complete")
     assert world.status.failures == 0
