@@ -67,6 +67,11 @@ class Operator:
         self._server: web.AppRunner | None = None
         self.ready = asyncio.Event()
 
+    @property
+    def writes(self) -> int:
+        """Requests so far that could change an object."""
+        return self._kube.writes
+
     async def run(self, stop: asyncio.Event | None = None) -> None:
         """Run until `stop` is set or the process gets SIGTERM or SIGINT.
 
