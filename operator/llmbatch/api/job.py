@@ -352,7 +352,7 @@ class Fallback(Document):
 
     after_seconds: Seconds = 300
     """Spot workers pending this long are replaced by on-demand ones."""
-    return_after_seconds: Seconds = 3600
+    return_after_seconds: Seconds = 600
     """Spot is tried again after this long."""
 
 

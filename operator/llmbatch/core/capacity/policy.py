@@ -119,7 +119,8 @@ def plan_capacity(seen: Situation) -> Mix:
     places = _places(seen)
     trying = seen.stored.since is None or _retries(seen)
     standing = min(seen.stored.workers, max(0, places.spot - fleet.spot), places.stand_ins)
-    asked = places.spot if trying else places.spot - standing
+    # A spot worker that has its node is not sent away for those that wait.
+    asked = places.spot if trying else min(places.spot, max(places.spot - standing, fleet.spot + fleet.starting))
     fallback, event, reason = _next(seen, places, asked, standing, trying=trying)
     return Mix(
         spot=asked,
@@ -163,7 +164,8 @@ def _next(
     workers = min(places.stand_ins, max(given_up, standing) if trying else given_up + stored.workers)
     if given_up and workers == 0:
         return stored, "", "spot does not come, and onDemand.max or the budget leaves no room to stand in"
-    if given_up and (workers > stored.workers or trying):
+    pauses = seen.spec.fallback.return_after_seconds > 0
+    if given_up and (workers > stored.workers or (trying and pauses)):
         return Fallback(workers, seen.now), "FellBackToOnDemand", "spot does not come: on-demand workers stand in"
     if stored.since is not None and trying and places.spot <= seen.fleet.spot:
         return Fallback(), "ReturnedToSpot", "spot is back: nothing stands in for it"

@@ -14,12 +14,12 @@ NOW = 1_800_000_000.0
 AFTER, RETURN = 300, 3600
 
 
-def spec(spot: int = 4, base: int = 0, most: int = 4) -> CapacitySpec:
+def spec(spot: int = 4, base: int = 0, most: int = 4, after: int = AFTER, back: int = RETURN) -> CapacitySpec:
     return CapacitySpec.model_validate(
         {
             "spot": {"max": spot},
             "onDemand": {"base": base, "max": most},
-            "fallback": {"afterSeconds": AFTER, "returnAfterSeconds": RETURN},
+            "fallback": {"afterSeconds": after, "returnAfterSeconds": back},
         }
     )
 
@@ -73,6 +73,24 @@ def test_the_wait_is_looked_at_when_it_is_over():
 
 def test_workers_that_have_a_node_and_start_slowly_are_no_reason():
     assert plan(fleet=Fleet(spot=1, starting=3)).event == ""
+
+
+def test_spot_workers_that_start_stay_when_the_others_are_given_up():
+    first = plan(fleet=Fleet(starting=2, waiting=waiting(400, 400)))
+    assert first.fallback.workers == 2
+    # All four places stand in for: churn gave them up. Two of them have a node all the same.
+    assert sizes(plan(fleet=Fleet(starting=2, on_demand=4), stored=Fallback(4, NOW - 60))) == (2, 4)
+    assert sizes(plan(fleet=Fleet(spot=2, on_demand=4), stored=Fallback(4, NOW - 60))) == (2, 2)
+
+
+def test_without_a_pause_spot_is_asked_for_all_the_time_and_nothing_is_stored_anew():
+    policy, fleet = spec(back=0), Fleet(spot=1, on_demand=3, waiting=waiting(900, 900, 900))
+    mix = plan(policy, fleet=fleet, stored=Fallback(3, NOW - 600))
+    assert (sizes(mix), mix.event) == ((4, 3), "")
+    worse = plan(
+        policy, fleet=fleet._replace(spot=0, waiting=waiting(900, 900, 900, 900)), stored=Fallback(3, NOW - 600)
+    )
+    assert (worse.event, worse.fallback.workers) == ("FellBackToOnDemand", 4)
 
 
 def test_no_more_stand_in_than_on_demand_allows():
@@ -186,7 +204,12 @@ def test_where_spot_costs_as_much_the_budget_has_no_say():
 
 
 POLICIES = st.builds(
-    lambda spot, base, more: spec(spot, base, base + more), st.integers(1, 12), st.integers(0, 3), st.integers(0, 6)
+    lambda spot, base, more, after, back: spec(spot, base, base + more, after, back),
+    st.integers(1, 12),
+    st.integers(0, 3),
+    st.integers(0, 6),
+    st.sampled_from([0, AFTER]),
+    st.sampled_from([0, RETURN]),
 )
 FLEETS = st.builds(
     Fleet,
