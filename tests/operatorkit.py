@@ -37,6 +37,7 @@ Body = dict[str, Any]
 SETTINGS = OperatorSettings(
     image="registry.example/llmbatch:1", head_cpu="100m", head_memory="1Gi", worker_cpu="100m", worker_memory="1Gi"
 )
+NOWHERE = {"example.com/no": "such-node"}
 _addresses = itertools.count(2)
 
 
@@ -156,7 +157,7 @@ def operating(
 
 
 def job(name: str = "summarise", **changes: Any) -> Body:
-    """Return a job of one GPU stage on two spot workers."""
+    """Return a job of one GPU stage on two spot workers; without other capacity no node takes its pods."""
     spec: Body = {
         "input": {"uri": "s3://corpus/in/*.jsonl", "format": "jsonl", "idField": "id"},
         "stages": [
@@ -169,7 +170,7 @@ def job(name: str = "summarise", **changes: Any) -> Body:
             }
         ],
         "output": {"uri": "s3://corpus/out/"},
-        "capacity": {"spot": {"max": 2}},
+        "capacity": {"spot": {"max": 2, "nodeSelector": NOWHERE}, "onDemand": {"nodeSelector": NOWHERE}},
         **changes,
     }
     return {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": name}, "spec": spec}

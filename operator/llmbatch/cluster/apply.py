@@ -26,7 +26,7 @@ from llmbatch.core.job.plan import (
     SubmitRayJob,
 )
 from llmbatch.core.job.snapshot import JobObservation
-from llmbatch.errors import ForbiddenError, HeadError, RejectedError
+from llmbatch.errors import ForbiddenError, HeadError, RejectedError, StaleError
 
 TOKEN_BYTES = 32
 REASON_LENGTH, NOTE_LENGTH = 128, 1000
@@ -140,6 +140,8 @@ class Applier:
         child = child_of(kind, there, job.uid)
         if kind != "RayCluster" or not child.owned:
             memory.children[(kind, name)] = child
+        if not child.owned:
+            raise StaleError(f"{kind} {name} belongs to somebody else")
 
 
 async def _noted(what: str, memory: Memory, request: Any) -> Any:

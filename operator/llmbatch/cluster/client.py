@@ -66,6 +66,17 @@ class KubeClient:
         """Return an object or a list; None when it does not exist."""
         return await self._request("GET", path, query=query, absent=(404,))
 
+    async def get_text(self, path: str, headers: Mapping[str, str], query: Mapping[str, str] | None = None) -> str:
+        """Return what a pod answers through the API server's proxy.
+
+        Raises:
+            ApiServerError: the API server or the pod did not answer well.
+        """
+        status, data = await self._send("GET", path, None, query, {"Accept": "*/*", **headers})
+        if status >= 400:
+            raise _error(f"GET {path}", status, data, ())
+        return data.decode(errors="replace")
+
     async def create(self, path: str, body: Object, *, dry_run: bool = False) -> Object | None:
         """Create an object in a collection; None when one of that name exists already."""
         return await self._request("POST", path, body, query=_writing(dry_run), absent=(409,))
@@ -132,25 +143,32 @@ class KubeClient:
     ) -> Object | None:
         if method != "GET":
             self.writes += 1
+        status, data = await self._send(
+            method, path, body, query, {"Accept": "application/json", "Content-Type": content}
+        )
+        if status < 300:
+            found: Object = json.loads(data)
+            return found
+        if status in absent:
+            return None
+        raise _error(f"{method} {path}", status, data, stale)
+
+    async def _send(
+        self, method: Method, path: str, body: Any, query: Mapping[str, str] | None, headers: dict[str, str]
+    ) -> tuple[int, bytes]:
         try:
             request = await self._api.param_serialize(
                 method,
                 path,
                 query_params=list((query or {}).items()),
-                header_params={"Accept": "application/json", "Content-Type": content},
+                header_params=headers,
                 body=body,
                 auth_settings=["BearerToken"],
             )
             answer = await self._api.call_api(*request, _request_timeout=REQUEST_SECONDS)
-            data = await answer.read()
+            return answer.status, await answer.read()
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise ApiServerError(f"{method} {path}: {type(error).__name__}: {error}") from error
-        if answer.status < 300:
-            found: Object = json.loads(data)
-            return found
-        if answer.status in absent:
-            return None
-        raise _error(f"{method} {path}", answer.status, data, stale)
 
 
 def _writing(dry_run: bool = False, manager: str = FIELD_MANAGER) -> dict[str, str]:

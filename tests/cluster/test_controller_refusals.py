@@ -1,0 +1,116 @@
+"""What cannot work is said in the status within seconds, and mending it is enough."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from operatorkit import Kube, job, kube, operating
+
+pytestmark = pytest.mark.cluster
+RULES = [
+    {"apiGroups": ["llmbatch.dev"], "resources": ["llmbatchjobs", "llmbatchjobs/status"], "verbs": ["*"]},
+    {"apiGroups": ["ray.io"], "resources": ["rayclusters"], "verbs": ["*"]},
+    {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]},
+    {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "create"]},
+    {"apiGroups": [""], "resources": ["configmaps", "serviceaccounts"], "verbs": ["get", "create"]},
+    {"apiGroups": ["policy"], "resources": ["poddisruptionbudgets"], "verbs": ["get", "create"]},
+    {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]},
+]
+NETWORK = {"apiGroups": ["networking.k8s.io"], "resources": ["networkpolicies"], "verbs": ["get", "create"]}
+
+
+def limited(api: Kube, folder: Path) -> Path:
+    """Return a kubeconfig whose user has a Role of the namespace without network policies."""
+    rbac = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{api.namespace}"
+    api.create_at(f"/api/v1/namespaces/{api.namespace}/serviceaccounts", {"metadata": {"name": "limited"}})
+    api.create_at(f"{rbac}/roles", {"metadata": {"name": "limited"}, "rules": RULES})
+    binding = {
+        "metadata": {"name": "limited"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "limited"},
+        "subjects": [{"kind": "ServiceAccount", "name": "limited", "namespace": api.namespace}],
+    }
+    api.create_at(f"{rbac}/rolebindings", binding)
+    path = f"/api/v1/namespaces/{api.namespace}/serviceaccounts/limited/token"
+    token = api.create_at(path, {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}})
+    config = yaml.safe_load(api.kubeconfig.read_text())
+    config["users"] = [{"name": "limited", "user": {"token": token["status"]["token"]}}]
+    for context in config["contexts"]:
+        context["context"]["user"] = "limited"
+    file = folder / "kubeconfig"
+    file.write_text(yaml.safe_dump(config))
+    return file
+
+
+def stalled(api: Kube, reason: str) -> str:
+    """Wait until the job says that it stalls for a reason, and return the message."""
+    api.wait(lambda: api.condition("summarise", "Stalled")[:2] == ("True", reason))
+    return api.condition("summarise", "Stalled")[2]
+
+
+def moves(api: Kube) -> bool:
+    return api.wait(lambda: api.get("RayCluster", "summarise") is not None)
+
+
+def test_a_right_that_is_missing_is_named_until_it_is_granted(kubeconfig: Path, tmp_path: Path):
+    with kube(kubeconfig) as api:
+        file = limited(api, tmp_path)
+        api.create(job())
+        with operating(api, file, watch_nodes=False):
+            assert "networkpolicies" in stalled(api, "Forbidden")
+            roles = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{api.namespace}/roles/limited"
+            api.patch_at(roles, {"rules": [*RULES, NETWORK]})
+            assert moves(api)
+            api.wait(lambda: api.condition("summarise", "Stalled")[1] != "Forbidden")
+
+
+def test_a_child_that_belongs_to_somebody_else_is_left_alone(kubeconfig: Path):
+    with kube(kubeconfig) as api:
+        theirs = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "summarise-token"}, "data": {"a": "Yg=="}}
+        api.create(theirs)
+        api.create(job())
+        with operating(api):
+            assert "Secret summarise-token" in stalled(api, "NameTaken")
+            assert api.get("Secret", "summarise-token")["data"] == {"a": "Yg=="}
+            assert api.get("RayCluster", "summarise") is None
+            api.delete("Secret", "summarise-token")
+            assert moves(api)
+
+
+def test_a_secret_that_is_missing_is_named_until_it_is_there(kubeconfig: Path):
+    storage = {"uri": "s3://corpus/in/*.jsonl", "format": "jsonl", "idField": "id", "storage": {"secretName": "s3"}}
+    with kube(kubeconfig) as api:
+        api.create(job(input=storage))
+        with operating(api):
+            assert "Secret s3" in stalled(api, "SecretMissing")
+            api.create({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s3"}})
+            assert moves(api)
+
+
+def test_a_field_that_the_api_server_refuses_is_named_until_it_is_mended(kubeconfig: Path):
+    with kube(kubeconfig) as api:
+        api.create(job(podOverlay={"spec": {"terminationGracePeriodSeconds": "soon"}}))
+        with operating(api):
+            assert "terminationGracePeriodSeconds" in stalled(api, "Rejected")
+            api.patch("LLMBatchJob", "summarise", {"spec": {"podOverlay": {"spec": None}}})
+            assert moves(api)
+            api.wait(lambda: api.condition("summarise", "Stalled")[1] != "Rejected")
+
+
+def test_an_overlay_that_is_not_the_users_to_set_is_refused(kubeconfig: Path):
+    with kube(kubeconfig) as api:
+        api.create(job(podOverlay={"spec": {"nodeName": "here"}}))
+        with operating(api):
+            api.wait(lambda: api.condition("summarise", "Accepted")[:2] == ("False", "InvalidSpec"))
+            assert "spec.podOverlay.spec.nodeName" in api.condition("summarise", "Accepted")[2]
+            api.patch("LLMBatchJob", "summarise", {"spec": {"podOverlay": {"spec": {"nodeName": None}}}})
+            assert moves(api)
+
+
+def test_gpus_that_no_node_has_are_said_with_the_schedulers_words(kubeconfig: Path):
+    with kube(kubeconfig) as api:
+        api.create(job())
+        with operating(api):
+            assert "No node takes a head pod" in stalled(api, "Unschedulable")
