@@ -44,7 +44,8 @@ def needed(forecast: Forecast, there: int) -> int:
     work, left = forecast.work, forecast.seconds_to_deadline
     if work is None or left is None or left <= 0:
         return 0
-    tight, wide = (math.ceil(work / (left * margin)) for margin in (MARGIN, RELEASE_MARGIN))
+    # In the last second there is no dividing by what is left.
+    tight, wide = (math.ceil(work / (max(left, 1.0) * margin)) for margin in (MARGIN, RELEASE_MARGIN))
     return max(tight, min(wide, there))
 
 
