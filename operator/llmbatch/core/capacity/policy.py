@@ -119,11 +119,11 @@ def plan_capacity(seen: Situation) -> Mix:
     places = _places(seen)
     trying = seen.stored.since is None or _retries(seen)
     standing = min(seen.stored.workers, max(0, places.spot - fleet.spot), places.stand_ins)
-    # A spot worker that has its node is not sent away for those that wait.
-    asked = places.spot if trying else min(places.spot, max(places.spot - standing, fleet.spot + fleet.starting))
+    asked = places.spot if trying else places.spot - standing
     fallback, event, reason = _next(seen, places, asked, standing, trying=trying)
     return Mix(
-        spot=asked,
+        # A spot worker that has its node is not sent away for those that wait.
+        spot=min(places.spot, max(asked, fleet.spot + fleet.starting)),
         on_demand=places.base + places.beyond + standing,
         wanted=places.wanted,
         fallback=fallback,

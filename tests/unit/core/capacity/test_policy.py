@@ -254,14 +254,19 @@ def test_the_policy_is_never_exceeded(seen: Situation):
 
 @given(SITUATIONS)
 def test_the_same_situation_settles(seen: Situation):
-    """What is stored changes at most twice while nothing else does: spot is back, and given up again for what waits."""
+    """Nothing is stored without end while nothing changes.
+
+    Without a deadline it is at most twice: spot is back, and given up again. With one, the stand-ins come to what it
+    needs.
+    """
     changes = 0
-    for _ in range(6):
+    for _ in range(seen.spec.on_demand.max + 3):
         mix = plan_capacity(seen)
         changes += bool(mix.event)
         seen = seen._replace(stored=mix.fallback)
-    assert changes <= 2
     assert not plan_capacity(seen).event
+    if seen.forecast.seconds_to_deadline is None:
+        assert changes <= 2
 
 
 @given(SITUATIONS)
