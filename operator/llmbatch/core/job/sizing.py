@@ -114,7 +114,8 @@ def _situation(snapshot: Snapshot, spec: LLMBatchJobSpec, found: Sequence[Worker
     progress, gpus = present_progress(snapshot), spec.worker_gpus()
     useful = None
     if progress is not None and progress.useful_gpus is not None and gpus:
-        useful = math.ceil(progress.useful_gpus / gpus)
+        # One stays to the end: the head runs no tasks, so without a worker nothing that is finished can be committed.
+        useful = max(1, math.ceil(progress.useful_gpus / gpus))
     capacity = snapshot.job.status.capacity or CapacityStatus()
     return Situation(
         spec=spec.capacity,

@@ -213,7 +213,7 @@ class OperatorSettings(Document):
     head_memory: Quantity = "8Gi"
     """Memory request and limit of the head."""
     worker_cpu: Quantity = "4"
-    """CPU request of a worker, at least what the stages' replicas reserve."""
+    """CPU request of a worker; at least what the replicas on it reserve, and a core for reading and committing."""
     worker_memory: Quantity = "16Gi"
     """Memory request and limit of a worker."""
     head_node_selector: dict[str, str] = {}

@@ -124,9 +124,13 @@ def test_a_worker_has_the_gpus_of_the_largest_replica(stages: list[int], chosen:
     assert any(t["key"] == "nvidia.com/gpu" for t in pods["spec"]["tolerations"]) == (gpus is not None)
 
 
-def test_a_worker_has_the_cores_of_its_largest_replica():
-    stages = [{**GPU_STAGE, "resources": {"cpus": 7.5}}]
-    assert worker(stages=stages)["spec"]["containers"][0]["resources"]["requests"]["cpu"] == "8"
+@pytest.mark.parametrize(("resources", "per_worker", "cpu"), [({"cpus": 7.5}, None, "9"), ({"gpus": 1}, 8, "9")])
+def test_a_worker_has_the_cores_of_its_replicas_and_one_for_reading_and_committing(
+    resources: dict[str, Any], per_worker: int | None, cpu: str
+):
+    capacity = {"spot": {"max": 1}, "gpusPerWorker": per_worker}
+    pods = worker(stages=[{**GPU_STAGE, "resources": resources}], capacity=capacity)
+    assert pods["spec"]["containers"][0]["resources"]["requests"]["cpu"] == cpu
 
 
 @pytest.mark.parametrize(("quantity", "value"), [("4", 4.0), ("500m", 0.5), ("1.5", 1.5)])

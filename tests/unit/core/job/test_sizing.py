@@ -108,3 +108,9 @@ def test_a_job_without_spot_runs_on_demand():
     plan = decide(healthy.model_copy(update={"job": healthy.job.model_copy(update={"spec": only})}))
     sizes = {action.group: action.replicas for action in plan.actions if isinstance(action, PatchWorkerGroup)}
     assert sizes == {"spot": 0, "on-demand": 3}
+
+
+def test_a_worker_stays_while_rows_are_finished_and_not_committed():
+    plan = decide(running_snapshot(runtime=RuntimeObservation(progress=progress(useful_gpus=0))))
+    [patch] = [action for action in plan.actions if isinstance(action, PatchWorkerGroup)]
+    assert (patch.replicas, len(patch.workers_to_delete)) == (1, 3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from llmbatch.api.job import LLMBatchJobSpec
+from llmbatch.api.job import LLMBatchJobSpec, Stage
 from llmbatch.core.job.children.names import CAPACITY_LABEL, child_name, labels
 from llmbatch.core.job.children.overlay import RAY_CONTAINER, merge_overlay
 from llmbatch.core.job.snapshot import ON_DEMAND_GROUP, SPOT_GROUP, OperatorSettings
@@ -20,6 +20,8 @@ UNREACHABLE_SECONDS = 15
 DRAIN_MARGIN_SECONDS = 5
 """Ray's own drain on SIGTERM ends this long before the kubelet kills the pod (both default to 30 s and race)."""
 RAY_USER = 1000
+TASK_CORES = 1
+"""Cores of a worker that no replica reserves: reading and committing are tasks, and the head runs none."""
 
 _SUFFIXES = {"n": 1e-9, "u": 1e-6, "m": 1e-3, "k": 1e3}
 
@@ -138,12 +140,18 @@ def secret_names(spec: LLMBatchJobSpec) -> list[str]:
 
 
 def _worker_resources(spec: LLMBatchJobSpec, settings: OperatorSettings) -> dict[str, Any]:
-    needed = max(stage.resources.cpus for stage in spec.stages)
+    needed = max(_replica_cores(spec, stage) for stage in spec.stages) + TASK_CORES
     cpu = settings.worker_cpu if cores(settings.worker_cpu) >= needed else str(math.ceil(needed))
     limits: dict[str, Any] = {"memory": settings.worker_memory}
     if gpus := spec.worker_gpus():
         limits[settings.gpu_resource] = str(gpus)
     return {"requests": {"cpu": cpu, **limits}, "limits": limits}
+
+
+def _replica_cores(spec: LLMBatchJobSpec, stage: Stage) -> float:
+    """Return the cores that the replicas of a stage reserve when they fill a worker's GPUs."""
+    replicas = spec.worker_gpus() // stage.resources.gpus if stage.resources.gpus else 1
+    return stage.resources.cpus * max(1, replicas)
 
 
 def cores(quantity: str) -> float:
