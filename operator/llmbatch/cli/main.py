@@ -5,14 +5,19 @@ from __future__ import annotations
 import typer
 
 from llmbatch import __version__
+from llmbatch.cli.cancel import cancel
 from llmbatch.cli.explain import explain
 from llmbatch.cli.export import export
+from llmbatch.cli.logs import logs
 from llmbatch.cli.operator import operator
 from llmbatch.cli.render import render
 from llmbatch.cli.run import run
 from llmbatch.cli.signals import signals
 from llmbatch.cli.simulate import simulate
+from llmbatch.cli.status import status
+from llmbatch.cli.submit import submit
 from llmbatch.cli.validate import validate
+from llmbatch.cli.watch import watch
 
 app = typer.Typer(
     name="llmbatch",
@@ -29,6 +34,11 @@ app.command()(render)
 app.command()(explain)
 app.command()(signals)
 app.command()(operator)
+app.command()(submit)
+app.command()(status)
+app.command()(watch)
+app.command()(logs)
+app.command()(cancel)
 
 
 @app.command()

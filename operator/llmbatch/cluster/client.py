@@ -13,7 +13,12 @@ from typing import Any, Literal, Self
 
 import aiohttp
 from kubernetes.aio.client import ApiClient, Configuration
-from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
+from kubernetes.aio.config import (
+    ConfigException,
+    list_kube_config_contexts,
+    load_incluster_config,
+    load_kube_config,
+)
 
 from llmbatch.errors import ApiServerError, ForbiddenError, LLMBatchError, RejectedError, StaleError, UserError
 
@@ -169,6 +174,17 @@ class KubeClient:
             return answer.status, await answer.read()
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise ApiServerError(f"{method} {path}: {type(error).__name__}: {error}") from error
+
+
+def default_namespace(kubeconfig: Path | None = None, context: str | None = None) -> str:
+    """Return the namespace of the kubeconfig's context, `default` where it names none."""
+    try:
+        contexts, current = list_kube_config_contexts(None if kubeconfig is None else str(kubeconfig))
+    except (ConfigException, OSError):
+        return "default"
+    chosen = next((item for item in contexts if item["name"] == context), current)
+    namespace: str = chosen["context"].get("namespace") or "default"
+    return namespace
 
 
 def _writing(dry_run: bool = False, manager: str = FIELD_MANAGER) -> dict[str, str]:

@@ -51,7 +51,8 @@ def application(token: str, desired: Desired, board: Board) -> web.Application:
     """Return the endpoint's routes.
 
     Args:
-        token: What requests must carry as `Authorization: Bearer`. Not empty.
+        token: What requests must carry as `Authorization: Bearer`, or as `X-Ray-Authorization: Bearer` where a proxy,
+            such as the API server's, takes the former for itself. Not empty.
         desired: Where a Capacity goes.
         board: Where Progress comes from.
     """
@@ -61,7 +62,7 @@ def application(token: str, desired: Desired, board: Board) -> web.Application:
     async def authorize(
         request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        given = request.headers.get("Authorization", "")
+        given = request.headers.get("Authorization") or request.headers.get("X-Ray-Authorization") or ""
         if not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
             raise web.HTTPUnauthorized(headers={"WWW-Authenticate": "Bearer"})
         return await handler(request)
