@@ -114,7 +114,7 @@ def test_a_suspended_job_starts_with_spot_again():
 MISHAPS = st.lists(st.tuples(st.sampled_from([None, 0, 1, 2]), st.booleans()), max_size=12)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 25)), min_size=1, max_size=6), MISHAPS)
 def test_a_job_completes_in_any_weather_over_crashes_and_stale_reads(
     weather: list[tuple[int, int]], mishaps: list[tuple[int | None, bool]]

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmbatch.api.job import CapacitySpec, Prices
@@ -238,6 +238,7 @@ SITUATIONS = st.builds(
 )
 
 
+@settings(max_examples=50)
 @given(SITUATIONS)
 def test_the_policy_is_never_exceeded(seen: Situation):
     mix = plan_capacity(seen)
@@ -252,6 +253,7 @@ def test_the_policy_is_never_exceeded(seen: Situation):
     assert bool(mix.event) == (mix.fallback != seen.stored)
 
 
+@settings(max_examples=50)
 @given(SITUATIONS)
 def test_the_same_situation_settles(seen: Situation):
     """Nothing is stored without end while nothing changes.
@@ -269,6 +271,7 @@ def test_the_same_situation_settles(seen: Situation):
         assert changes <= 2
 
 
+@settings(max_examples=50)
 @given(SITUATIONS)
 def test_without_deadline_budget_or_stored_fallback_nothing_goes_on_demand_but_the_base(seen: Situation):
     calm = seen._replace(forecast=Forecast(), prices=None, stored=Fallback())

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controllerkit import NOW, job, pod, running_snapshot
@@ -130,6 +130,7 @@ MOMENTS = st.lists(
 )
 
 
+@settings(max_examples=50)
 @given(MOMENTS)
 def test_each_worker_counts_once_whatever_is_seen_of_it(moments: list[dict[str, Notice | None]]):
     """A name that comes back after it was gone is a new pod: Kubernetes gives no name twice in a row."""

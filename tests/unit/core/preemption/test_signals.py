@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -113,6 +113,7 @@ NOTICES = st.builds(
 )
 
 
+@settings(max_examples=50)
 @given(st.lists(NOTICES, min_size=1, max_size=5), st.randoms(use_true_random=False))
 def test_merging_keeps_the_strongest_kind_and_the_earliest_deadline_in_any_order(notices: list[Notice], chance: Any):
     one = merged(notices)
@@ -131,6 +132,7 @@ def test_merging_keeps_the_strongest_kind_and_the_earliest_deadline_in_any_order
     assert in_steps.model_copy(update={"source": one.source}) == one
 
 
+@settings(max_examples=50)
 @given(NOTICES, st.booleans())
 def test_an_advisory_never_dooms_and_has_no_deadline_of_its_own(notice: Notice, spot: bool):
     seen = notice.seen(SEEN, spot=spot)
