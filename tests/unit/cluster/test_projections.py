@@ -1,0 +1,115 @@
+"""What a Snapshot keeps of the API server's objects."""
+
+from typing import Any
+
+import pytest
+
+from llmbatch.cluster.projections import controller_of, job_of, node_of, pod_of, ray_cluster_of, status_of
+from llmbatch.core.job.snapshot import WorkerGroupObservation
+from llmbatch.core.preemption.classify import Classifier
+from llmbatch.errors import InternalError
+
+SIGNS = Classifier()
+
+
+def meta(name: str, **fields: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "namespace": "team",
+        "uid": f"uid-{name}",
+        "creationTimestamp": "2026-01-31T12:00:00Z",
+        **fields,
+    }
+
+
+def pod(labels: dict[str, str] | None = None, status: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
+    labels = labels or {"ray.io/node-type": "worker", "llmbatch.dev/capacity": "spot"}
+    owner = {"uid": "cluster-1", "controller": True}
+    spec = {"nodeName": "n1", "containers": [{"name": "ray", "resources": {"limits": {"nvidia.com/gpu": "2"}}}]}
+    metadata = meta("w0", labels=labels, ownerReferences=[{"uid": "other"}, owner], **fields)
+    return {"metadata": metadata, "spec": spec, "status": status or {}}
+
+
+def test_a_pod_belongs_to_the_cluster_that_controls_it():
+    seen = pod_of(pod(), "nvidia.com/gpu", SIGNS.pod)
+    assert (seen.cluster_uid, seen.pod.group, seen.pod.gpus, seen.pod.node) == ("cluster-1", "spot", 2, "n1")
+    assert seen.pod.notice is None
+
+
+def test_the_head_is_told_by_rays_label():
+    labels = {"ray.io/node-type": "head"}
+    assert pod_of(pod(labels), "nvidia.com/gpu", SIGNS.pod).pod.group == "head"
+
+
+def test_a_pod_that_is_deleted_is_on_notice_until_its_kill():
+    deleted = pod(deletionTimestamp="2026-01-31T12:01:00Z", deletionGracePeriodSeconds=25)
+    seen = pod_of(deleted, "nvidia.com/gpu", SIGNS.pod).pod
+    assert seen.terminating
+    assert seen.notice is not None
+    assert seen.notice.deadline == seen.created_at + 60
+
+
+def test_why_a_pod_waits_is_kept_in_the_words_of_scheduler_and_kubelet():
+    unscheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"}
+    waiting = {"name": "ray", "restartCount": 3, "state": {"waiting": {"reason": "ImagePullBackOff", "message": "no"}}}
+    status = {"phase": "Pending", "conditions": [unscheduled], "containerStatuses": [waiting]}
+    seen = pod_of(pod(status=status), "nvidia.com/gpu", SIGNS.pod).pod
+    assert (seen.unschedulable, seen.waiting_reason, seen.waiting_message) == ("0/3 nodes", "ImagePullBackOff", "no")
+    assert seen.restarts == 3
+
+
+def test_a_cluster_keeps_its_groups_in_order_and_who_was_told_to_go():
+    groups = [
+        {"groupName": "spot", "replicas": 2, "scaleStrategy": {"workersToDelete": ["w1"]}},
+        {"groupName": "on-demand"},
+    ]
+    body = {"metadata": meta("summarise", ownerReferences=[{"uid": "job-1", "controller": True}])}
+    seen = ray_cluster_of({**body, "spec": {"workerGroupSpecs": groups}}, "job-1")
+    assert seen.groups == (
+        WorkerGroupObservation(name="spot", index=0, replicas=2, workers_to_delete=("w1",)),
+        WorkerGroupObservation(name="on-demand", index=1),
+    )
+    assert seen.owned
+    assert not ray_cluster_of(body, "job-2").owned
+
+
+@pytest.mark.parametrize(
+    ("conditions", "failure", "suspended"),
+    [
+        ([], "", False),
+        ([{"type": "ReplicaFailure", "status": "True", "message": "quota"}], "quota", False),
+        ([{"type": "ReplicaFailure", "status": "False", "message": "quota"}], "", False),
+        ([{"type": "RayClusterSuspended", "status": "True"}], "", True),
+    ],
+)
+def test_what_kuberay_says_of_a_cluster(conditions: list[dict[str, str]], failure: str, suspended: bool):
+    seen = ray_cluster_of({"metadata": meta("summarise"), "status": {"conditions": conditions}})
+    assert (seen.failure, seen.suspended) == (failure, suspended)
+
+
+def test_a_taint_on_a_node_is_a_notice():
+    taint = {"key": "aws-node-termination-handler/spot-itn", "effect": "NoSchedule"}
+    seen = node_of({"metadata": {"name": "n1"}, "spec": {"taints": [taint]}}, SIGNS.node)
+    assert seen.notice is not None
+    assert seen.notice.kind == "reclaim"
+
+
+def test_an_invalid_spec_is_told_by_field_and_value():
+    seen = job_of({"metadata": meta("summarise"), "spec": {"input": {"uri": "x", "format": "xml"}}})
+    assert seen.spec is None
+    assert seen.spec_error.startswith("spec.input.format: 'xml'")
+
+
+def test_a_status_of_a_later_version_keeps_what_is_known():
+    condition = {"type": "Complete", "status": "True", "reason": "X", "lastTransitionTime": "2026-01-31T12:00:00Z"}
+    seen = status_of({"conditions": [condition], "attempt": 3, "novelty": 1})
+    assert (seen.attempt, seen.conditions[0].type) == (3, "Complete")
+
+
+def test_a_status_that_cannot_be_read_is_left_alone():
+    with pytest.raises(InternalError, match="status cannot be read"):
+        status_of({"attempt": "three"})
+
+
+def test_an_object_without_a_controller_has_none():
+    assert controller_of({"metadata": meta("x", ownerReferences=[{"uid": "other"}])}) is None
