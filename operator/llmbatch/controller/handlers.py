@@ -78,7 +78,7 @@ class Handlers:
     async def pod_changed(self, event: Body, body: Body, memo: kopf.Memo, **_: Any) -> None:
         """Wake the job of a pod."""
         if _differs(event, memo, memo.get("now")):
-            self._jobs.wake(_job_of_child(body), notice=True)
+            self._jobs.wake(_job_of_child(body))
 
     async def index_node(self, body: Body, memo: kopf.Memo, **_: Any) -> dict[Any, Any]:
         """Index a node by name."""
@@ -88,7 +88,7 @@ class Handlers:
     async def node_changed(self, event: Body, name: str, memo: kopf.Memo, **_: Any) -> None:
         """Wake the jobs that have a pod on a node."""
         if _differs(event, memo, memo.get("now")):
-            self._jobs.wake(self._watch.jobs_on(name), notice=True)
+            self._jobs.wake(self._watch.jobs_on(name))
 
 
 def _differs(event: Body, memo: kopf.Memo, now: object) -> bool:

@@ -44,12 +44,12 @@ class Jobs:
         if task is not None:
             task.cancel()
 
-    def wake(self, keys: Iterable[JobKey], *, notice: bool = False) -> None:
+    def wake(self, keys: Iterable[JobKey]) -> None:
         """Ask for a pass over each of these jobs now."""
         for key in keys:
             runner = self._runners.get(key)
             if runner is not None:
-                runner.wake(notice=notice)
+                runner.wake()
 
     def phases(self) -> Counter[str]:
         """Return how many jobs there are in each phase."""

@@ -29,7 +29,7 @@ class Metrics:
         self.preemptions = Counter("llmbatch_preemptions", "Workers put on notice or lost", registry=self.registry)
         self.notice_to_runtime = Histogram(
             "llmbatch_notice_to_runtime_seconds",
-            "From a change of a node or pod, as the operator saw it, until the runtime took the Capacity with it",
+            "From the event of a node or pod that dooms a worker until the runtime took the Capacity that names it",
             buckets=NOTICE_SECONDS,
             registry=self.registry,
         )

@@ -23,7 +23,7 @@ from llmbatch.controller.watch import JobKey
 from llmbatch.core.job.decide import decide
 from llmbatch.core.job.plan import Plan, SendCapacity
 from llmbatch.core.job.snapshot import JobObservation, Snapshot
-from llmbatch.errors import ForbiddenError, LLMBatchError, RejectedError, StaleError, TransientError
+from llmbatch.errors import ForbiddenError, HeadError, LLMBatchError, RejectedError, StaleError, TransientError
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +31,8 @@ REFUSED_SECONDS = 1.0
 """A refusal by the API server is in the status after this long: the pass that met it could not know."""
 STALE_SECONDS = 0.2
 """A plan that met a changed object is made anew after this long."""
+HEAD_SECONDS = 2.0
+"""A head that did not take an action is asked again after this long: its driver may just be starting."""
 FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 0.5, 30.0
 COALESCE_SECONDS = 0.05
 """Changes that come together, such as the pods of one node, are one pass."""
@@ -58,7 +60,10 @@ class JobRunner:
         """Monotonic time at which the present pass began; None between passes."""
         self.phase = ""
         """The phase of the stored status."""
-        self._noticed_at: float | None = None
+        self._woken_at: float | None = None
+        self._woken_next: float | None = None
+        self._told: set[str] = set()
+        self._noticed: dict[str, float] = {}
 
     @property
     def uid(self) -> str:
@@ -72,15 +77,16 @@ class JobRunner:
             self._body = body
             self.wake()
 
-    def wake(self, *, notice: bool = False) -> None:
-        """Ask for a pass now. `notice`: a node or pod changed, and the time until the runtime knows is measured."""
-        if notice and self._noticed_at is None:
-            self._noticed_at = time.monotonic()
+    def wake(self) -> None:
+        """Ask for a pass now."""
+        if not self._awake.is_set():
+            self._woken_next = time.monotonic()
         self._awake.set()
 
     async def run(self) -> None:
         """Run until cancelled, or until the job is gone."""
         while True:
+            self._woken_at, self._woken_next = self._woken_next, None
             self._awake.clear()
             delay = await self._guarded_pass()
             if delay is None:
@@ -120,6 +126,7 @@ class JobRunner:
         plan = decide(snapshot)
         if plan.actions or plan.status != job.status:
             logger.debug("%s: %s", _name(self.key), "; ".join(plan.reasons))
+        self._notice(plan)
         soon = await self._act(plan, snapshot)
         if plan.status != job.status:
             await self._write(job, body, plan)
@@ -144,8 +151,10 @@ class JobRunner:
             except StaleError as error:
                 logger.info("%s: %s: %s", _name(self.key), action.action, error)
                 return STALE_SECONDS
-            except TransientError as error:
-                return self._later(error)
+            except HeadError as error:
+                logger.info("%s: %s: %s", _name(self.key), action.action, error)
+                self._tools.metrics.failures.labels(type(error).__name__).inc()
+                return HEAD_SECONDS
             self._tools.metrics.actions.labels(action.action).inc()
             if isinstance(action, SendCapacity):
                 self._delivered(action)
@@ -154,11 +163,21 @@ class JobRunner:
         return None
 
     def _delivered(self, sent: SendCapacity) -> None:
-        if self._noticed_at is None:
-            return
-        if sent.capacity.doomed:
-            self._tools.metrics.notice_to_runtime.observe(time.monotonic() - self._noticed_at)
-        self._noticed_at = None
+        """Measure, for each worker that the runtime hears of for the first time, how long that took."""
+        doomed = {worker.worker for worker in sent.capacity.doomed}
+        now = time.monotonic()
+        for worker in doomed - self._told:
+            self._tools.metrics.notice_to_runtime.observe(now - self._noticed.get(worker, now))
+        self._told = doomed
+        self._noticed = {}
+
+    def _notice(self, plan: Plan) -> None:
+        """Note since when each worker is doomed that the runtime was not told of: since what woke this pass."""
+        sent = (action.capacity.doomed for action in plan.actions if isinstance(action, SendCapacity))
+        began = self._woken_at if self._woken_at is not None else time.monotonic()
+        for worker in (worker.worker for workers in sent for worker in workers):
+            if worker not in self._told:
+                self._noticed.setdefault(worker, began)
 
     async def _write(self, job: JobObservation, body: Mapping[str, Any], plan: Plan) -> None:
         written = await self._tools.applier.write_status(body, plan.status)
