@@ -37,6 +37,8 @@ class PoolProgress(Document):
     """Rows finished a second, times the tokens (read and generated) a row of the stage had so far."""
     service_seconds_per_row: float | None = None
     """Measured replica-seconds a row, times GPUs a replica (GPU-seconds a row on GPUs)."""
+    load_seconds: float | None = None
+    """Measured mean time a replica takes to start and load its model."""
     explanation: str = ""
     """Why the target is what it is, in words."""
 

@@ -25,6 +25,7 @@ from llmbatch.runtime.embedded import RunOptions, embedded_ray
 from llmbatch.runtime.engines.checks import check_engines
 from llmbatch.runtime.ledger import Commit, Final, Ledger, Manifest
 from llmbatch.runtime.pipeline import ShardResult
+from llmbatch.runtime.pools.arbiter import Arbiter, Decision
 from llmbatch.runtime.pools.check import missing_names
 from llmbatch.runtime.pools.watch import PoolMonitor, configure_ray_data
 from llmbatch.runtime.prompts import check_templates
@@ -143,7 +144,9 @@ class _Attempt:
         self.skipped = 0
         self.history: list[Progress] = []
         missing = missing_names()
-        self.monitor = PoolMonitor()
+        policy = self.spec.allocation.policy
+        self.arbiter = None if policy == "stock" or missing else Arbiter(self.spec, policy, desired)
+        self.monitor = PoolMonitor(self.arbiter)
         self.rates = {name: Rate() for name in ["", *(stage.name for stage in self.spec.stages)]}
         self.started = time.monotonic()
         self.warnings = _warnings(self.spec, missing)
@@ -181,7 +184,7 @@ class _Attempt:
             self._check_error_rate(finished=True)
             final = self.ledger.finalize(self.manifest, self.spec, datetime.now(UTC))
         except ErrorRateError as error:
-            return self._result("failed", None, str(error))
+            return self._result("failed", None, f"{type(error).__name__}: {error}")
         self._report("complete")
         return self._result("complete", final)
 
@@ -272,6 +275,7 @@ class _Attempt:
         total = tally.rows if state == "complete" else self._rows_total()
         rate = self.rates[""].update(now, tally.new_rows)
         left = None if total is None or rate <= 0 else round((total - tally.rows) / rate)
+        decision = None if self.arbiter is None else self.arbiter.latest()
         return Progress(
             state=state,
             spec_hash=self.run_spec.spec_hash,
@@ -289,26 +293,30 @@ class _Attempt:
             rows_per_second=rate,
             shards_committed=tally.shards,
             shards_skipped=self.skipped,
-            pools=self._pools(now),
-            allocation_policy="stock",
+            pools=self._pools(now, decision),
+            gpus=0 if decision is None else decision.gpus,
+            useful_gpus=None if decision is None else decision.useful_gpus,
+            allocation_policy="stock" if self.arbiter is None else self.spec.allocation.policy,
+            stall_reason="" if decision is None else decision.stall_reason,
             warnings=self.warnings,
             error=error,
         )
 
-    def _pools(self, now: float) -> tuple[PoolProgress, ...]:
+    def _pools(self, now: float, decision: Decision | None) -> tuple[PoolProgress, ...]:
         samples = self.monitor.latest().pools
         if len(samples) != len(self.spec.stages):
             return tuple(PoolProgress(name=stage.name) for stage in self.spec.stages)
         tokens = self._tokens_per_row()
         found = []
         for index, (stage, sample) in enumerate(zip(self.spec.stages, samples, strict=True)):
+            there = sample.ready + sample.pending + sample.restarting
             rate = self.rates[stage.name].update(now, sample.rows_completed)
             gpus = stage.resources.gpus or 1
             service = sample.busy_seconds * gpus / sample.rows_completed if sample.rows_completed else None
             found.append(
                 PoolProgress(
                     name=stage.name,
-                    target=sample.ready + sample.pending + sample.restarting,
+                    target=there if decision is None else decision.targets[index],
                     ready=sample.ready,
                     pending=sample.pending,
                     restarting=sample.restarting,
@@ -319,6 +327,8 @@ class _Attempt:
                     rows_per_second=rate,
                     tokens_per_second=rate * tokens[index],
                     service_seconds_per_row=service,
+                    load_seconds=sample.load_seconds,
+                    explanation="" if decision is None else decision.explanations[index],
                 )
             )
         return tuple(found)

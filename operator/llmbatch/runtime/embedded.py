@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 from llmbatch.api.capacity import Capacity, DoomedWorker
 from llmbatch.core.capacity.trace import Trace
+from llmbatch.errors import InternalError
 from llmbatch.runtime.desired import Desired
 
 LEAST_CPUS = 4
@@ -86,6 +87,8 @@ def timeline(capacity: LocalCapacity) -> list[Step]:
 def embedded_ray(options: RunOptions, desired: Desired) -> Iterator[None]:
     """Start Ray in this process, or join the cluster of `options.address`, for the time of a run."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Ray's own words go to its session's log files; the terminal belongs to the run's display.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
 
     quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
@@ -123,13 +126,16 @@ class _Nodes:
         self._nodes: dict[str, Any] = {}
         self._doomed: dict[str, DoomedWorker] = {}
         self._ended = threading.Event()
+        self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._follow, daemon=True, name="capacity")
 
     def start(self) -> str:
         """Start the head and the nodes that are there at second 0; return the cluster's address."""
         from ray.cluster_utils import Cluster
 
-        self._cluster = Cluster(initialize_head=True, head_node_args=self._head | {"_system_config": DEAD_NODE_CONFIG})
+        # Shutting down at exit rests on signal handlers, which a thread that adds nodes may not set.
+        head = self._head | {"_system_config": DEAD_NODE_CONFIG}
+        self._cluster = Cluster(initialize_head=True, head_node_args=head, shutdown_at_exit=False)
         self._steps = timeline(self._capacity)
         self._began = time.time()
         while self._steps and self._steps[0].seconds <= 0:
@@ -139,16 +145,25 @@ class _Nodes:
         return str(self._cluster.address)
 
     def stop(self) -> None:
-        """End every process of the cluster."""
+        """End every process of the cluster.
+
+        Raises:
+            InternalError: the nodes did not follow the trace to here.
+        """
         self._ended.set()
         self._thread.join()
         self._cluster.shutdown()
+        if self._failure is not None:
+            raise InternalError(f"the nodes do not follow the trace: {self._failure}") from self._failure
 
     def _follow(self) -> None:
-        for step in self._steps:
-            if self._ended.wait(max(0.0, self._began + step.seconds - time.time())):
-                return
-            self._take(step)
+        try:
+            for step in self._steps:
+                if self._ended.wait(max(0.0, self._began + step.seconds - time.time())):
+                    return
+                self._take(step)
+        except Exception as error:  # noqa: BLE001 - Ray's test cluster raises what it likes; `stop` says it
+            self._failure = error
 
     def _take(self, step: Step) -> None:
         if step.kind == "add":

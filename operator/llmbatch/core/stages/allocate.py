@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llmbatch.core.stages.balance import balanced, fill, serving
+from llmbatch.core.stages.balance import balanced, fill, staying
 from llmbatch.core.stages.demand import Demand, demands, useful_gpus
 from llmbatch.core.stages.drain import drains_now
 from llmbatch.core.stages.model import (
@@ -28,49 +28,64 @@ def allocate(pools: Sequence[PoolView], capacity: CapacityView, now: float, opti
     started on a node that is about to go; what runs there goes on until its last batch would not end in time.
     """
     needs = demands(pools)
-    counts, turns = _counts(pools, needs, capacity, options)
+    room = Slots(capacity)
+    counts, turns = _counts(pools, needs, capacity, room, options)
+    leaves = _Leaving(capacity, now, options.drain_margin_seconds)
     targets = tuple(
         Target(
             pool.stage,
             count,
-            _retired(pool, count, capacity, now, options.drain_margin_seconds),
-            _explain(pool, need, count, Slots(capacity).gpus, taking_turns=turns),
+            _retired(pool, count, capacity, leaves),
+            _explain(pool, need, count, room.gpus, taking_turns=turns),
         )
         for pool, need, count in zip(pools, needs, counts, strict=True)
     )
-    return Allocation(targets, useful_gpus(needs), _stall(pools, needs, capacity))
+    return Allocation(targets, useful_gpus(needs), _stall(pools, needs, room))
 
 
 def _counts(
-    pools: Sequence[PoolView], needs: Sequence[Demand], capacity: CapacityView, options: AllocationOptions
+    pools: Sequence[PoolView],
+    needs: Sequence[Demand],
+    capacity: CapacityView,
+    room: Slots,
+    options: AllocationOptions,
 ) -> tuple[list[int], bool]:
     if options.policy == "rayReservation":
-        return reserved(pools, needs, capacity, options.reservation_ratio), False
-    whole = balanced(pools, needs, capacity)
-    best = fill(pools, needs, Slots(capacity), [0] * len(pools))
-    if worth_turns(pools, needs, Slots(capacity).gpus, best):
-        return take_turns(pools, needs, capacity, options.buffer_rows, whole), True
+        return reserved(pools, needs, room, options.reservation_ratio), False
+    best = fill(pools, needs, room.copy(), [0] * len(pools))
+    whole = balanced(pools, needs, capacity, room, best)
+    if worth_turns(pools, needs, room.gpus, best):
+        return take_turns(pools, needs, capacity, room, options.buffer_rows, whole), True
     return whole, False
 
 
-def _retired(pool: PoolView, count: int, capacity: CapacityView, now: float, margin_seconds: float) -> frozenset[str]:
-    """Return who gets no more rows: the youngest of those too many, and who is on a node that goes too soon."""
-    stay = [pool.replicas[position] for position in serving(pool, capacity)]
+class _Leaving:
+    """When the nodes go."""
+
+    def __init__(self, capacity: CapacityView, now: float, margin_seconds: float) -> None:
+        self._now = now
+        self._margin = margin_seconds
+        self._deadlines = {node.id: node.deadline for node in capacity.nodes if not node.healthy}
+        self._draining = {node.id for node in capacity.nodes if node.draining_now}
+
+    def too_soon(self, node: str | None, batch_p95_seconds: float) -> bool:
+        """Tell whether a batch given to a replica there now would not end in time."""
+        deadline = self._deadlines.get(node or "")
+        return node in self._draining or drains_now(self._now, deadline, batch_p95_seconds, self._margin)
+
+
+def _retired(pool: PoolView, count: int, capacity: CapacityView, leaves: _Leaving) -> frozenset[str]:
+    """Return who gets no more rows: those too many that are missed least, and who is on a node that goes too soon."""
+    stay = [pool.replicas[position] for position in staying(pool, capacity)]
     gone = sorted(stay, key=_worth)[: max(0, len(stay) - count)]
-    deadlines = {node.id: node.deadline for node in capacity.nodes}
-    draining = {node.id for node in capacity.nodes if node.draining_now}
-    late = [
-        replica
-        for replica in pool.replicas
-        if replica.node in draining
-        or drains_now(now, deadlines.get(replica.node or ""), pool.batch_p95_seconds.value, margin_seconds)
-    ]
+    late = [replica for replica in pool.replicas if leaves.too_soon(replica.node, pool.batch_p95_seconds.value)]
     return frozenset(replica.id for replica in [*gone, *late])
 
 
-def _worth(replica: ReplicaView) -> tuple[bool, bool, int, float, str]:
-    """Order replicas by what their loss costs: nothing bound, still loading, few rows in work, young."""
+def _worth(replica: ReplicaView) -> tuple[bool, bool, bool, int, float, str]:
+    """Order replicas by what their loss costs: going already, nothing bound, still loading, few rows in work, young."""
     return (
+        replica.state != "retiring",
         replica.in_flight_rows > 0,
         replica.state == "ready",
         replica.in_flight_rows,
@@ -93,10 +108,10 @@ def _explain(pool: PoolView, need: Demand, count: int, gpus: int, *, taking_turn
     return f"{share}: its share of the work ({measured})"
 
 
-def _stall(pools: Sequence[PoolView], needs: Sequence[Demand], capacity: CapacityView) -> str:
+def _stall(pools: Sequence[PoolView], needs: Sequence[Demand], room: Slots) -> str:
     """Return why a stage can never run here, or nothing can: the first reason found."""
     for pool, need in zip(pools, needs, strict=True):
-        if need.most and not Slots(capacity).take(pool):
+        if need.most and not room.copy().take(pool):
             kind = f" {pool.accelerator}" if pool.accelerator else ""
             what = f"{pool.gpus}{kind} GPUs on one node" if pool.gpus else f"{pool.cpus:g} CPUs"
             return f"stage {pool.stage} needs {what}, and no node that stays has them"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from llmbatch.core.stages.demand import Demand, chain_rate
@@ -10,26 +11,30 @@ from llmbatch.core.stages.slots import Slots, hardest_first
 
 SWITCH_GAIN = 0.05
 """Replicas of one stage are given up for another's only for this much more speed: estimates waver by less."""
+PACE_STEPS = 20
+"""Halvings of the pace: to a millionth, finer than one replica in ten thousand."""
 SWITCH_HORIZON_SECONDS = 600.0
 """A switch has to pay for its loads within this time: spot capacity seldom holds still for longer."""
 
 
 def serving(pool: PoolView, capacity: CapacityView) -> list[int]:
     """Return the positions of a pool's replicas that do not leave: not retiring, not on a node that goes."""
+    return [position for position in staying(pool, capacity) if pool.replicas[position].state != "retiring"]
+
+
+def staying(pool: PoolView, capacity: CapacityView) -> list[int]:
+    """Return the positions of a pool's replicas that are not on a node that goes."""
     leaving = {node.id for node in capacity.nodes if not node.healthy}
-    return [
-        position
-        for position, replica in enumerate(pool.replicas)
-        if replica.state != "retiring" and replica.node not in leaving
-    ]
+    return [position for position, replica in enumerate(pool.replicas) if replica.node not in leaving]
 
 
-def balanced(pools: Sequence[PoolView], needs: Sequence[Demand], capacity: CapacityView) -> list[int]:
-    """Return replicas by stage: what is there, filled up, unless the best division is worth the switch."""
+def balanced(
+    pools: Sequence[PoolView], needs: Sequence[Demand], capacity: CapacityView, room: Slots, best: Sequence[int]
+) -> list[int]:
+    """Return replicas by stage: what is there, filled up, unless the `best` division is worth the switch."""
     held = [min(len(serving(pool, capacity)), need.most) for pool, need in zip(pools, needs, strict=True)]
-    kept = fill(pools, needs, Slots(capacity), shrink(pools, needs, capacity, held))
-    best = fill(pools, needs, Slots(capacity), [0] * len(pools))
-    return best if _pays(pools, needs, capacity, kept, best) else kept
+    kept = fill(pools, needs, room.copy(), shrink(pools, needs, room.gpus, held))
+    return list(best) if _pays(pools, needs, capacity, kept, best) else kept
 
 
 def fill(pools: Sequence[PoolView], needs: Sequence[Demand], slots: Slots, counts: Sequence[int]) -> list[int]:
@@ -42,14 +47,37 @@ def fill(pools: Sequence[PoolView], needs: Sequence[Demand], slots: Slots, count
     floors = [min(1, count) for count in counts]
     for wanted in (floors, counts):
         for index in hardest_first(pools):
-            while found[index] < wanted[index] and slots.take(pools[index]):
-                found[index] += 1
+            found[index] += slots.take_up_to(pools[index], wanted[index] - found[index])
     for index in hardest_first(pools):
         if not found[index] and needs[index].most and slots.take(pools[index]):
             found[index] = 1
+    for index, count in enumerate(_at_one_pace(pools, needs, found, slots.gpus)):
+        found[index] += slots.take_up_to(pools[index], count - found[index])
     while (slowest := _next(pools, needs, found)) is not None and slots.take(pools[slowest]):
         found[slowest] += 1
     return found
+
+
+def _at_one_pace(pools: Sequence[PoolView], needs: Sequence[Demand], found: Sequence[int], gpus: int) -> Sequence[int]:
+    """Return the replicas that all stages reach when the slowest is raised again and again, short of the last ones.
+
+    Bisection over the pace: that one is kept at which what all stages need more fits into the free GPUs.
+    """
+    if any(count < min(pool.min_replicas, need.most) for pool, need, count in zip(pools, needs, found, strict=True)):
+        return found
+    low, high = 0.0, min((need.rate(need.most) for need in needs if need.most), default=0.0)
+    counts: Sequence[int] = found
+    for _ in range(PACE_STEPS):
+        pace = (low + high) / 2
+        tried = [
+            max(count, min(need.most, math.floor(pace * need.per_row / max(1, need.gpus))))
+            for need, count in zip(needs, found, strict=True)
+        ]
+        if sum((new - old) * need.gpus for new, old, need in zip(tried, found, needs, strict=True)) <= gpus:
+            low, counts = pace, tried
+        else:
+            high = pace
+    return counts
 
 
 def _next(pools: Sequence[PoolView], needs: Sequence[Demand], found: Sequence[int]) -> int | None:
@@ -62,12 +90,10 @@ def _next(pools: Sequence[PoolView], needs: Sequence[Demand], found: Sequence[in
     return slowest if found[slowest] < needs[slowest].most else None
 
 
-def shrink(
-    pools: Sequence[PoolView], needs: Sequence[Demand], capacity: CapacityView, counts: Sequence[int]
-) -> list[int]:
+def shrink(pools: Sequence[PoolView], needs: Sequence[Demand], gpus: int, counts: Sequence[int]) -> list[int]:
     """Take replicas away until the GPUs suffice, each from the stage that is fastest without it."""
     found = list(counts)
-    over = sum(count * pool.gpus for count, pool in zip(found, pools, strict=True)) - Slots(capacity).gpus
+    over = sum(count * pool.gpus for count, pool in zip(found, pools, strict=True)) - gpus
     while over > 0:
         holders = [index for index, pool in enumerate(pools) if pool.gpus and found[index]]
         spare = max(holders, key=lambda index: (needs[index].rate(found[index] - 1), index))

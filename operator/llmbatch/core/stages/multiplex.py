@@ -15,12 +15,13 @@ from llmbatch.core.stages.demand import Demand, chain_rate, fluid
 from llmbatch.core.stages.model import CapacityView, PoolView
 from llmbatch.core.stages.slots import Slots, hardest_first
 
-WORTH_TURNS = 0.95
+WORTH_TURNS = 0.8
 """Stages take turns where whole replicas reach less than this share of what fractions would."""
-CYCLE_LOADS = 10.0
-"""A cycle of turns works this many times as long as it loads."""
+TURN_COST = 0.06
+"""Share of the GPU-seconds of a cycle that the loads of its turns may take: a longer cycle holds more rows back."""
 SHORT_CYCLE_LOADS = 1.5
-"""The same where GPUs are fewer than stages: rows come out within three times the loads."""
+"""Where GPUs are fewer than stages a cycle works this many times as long as all its loads take one after the other:
+rows come out within three times the loads."""
 
 BUFFER_USED = 0.9
 """A buffer counts as full before it blocks: a stage that is blocked would hold its turn for nothing."""
@@ -50,11 +51,12 @@ def take_turns(
     pools: Sequence[PoolView],
     needs: Sequence[Demand],
     capacity: CapacityView,
+    room: Slots,
     buffer_rows: int,
     whole: Sequence[int],
 ) -> list[int]:
     """Return replicas by stage; stages without GPUs keep what `whole` gives them."""
-    slots = Slots(capacity)
+    slots = room.copy()
     full = full_rows(pools, needs, slots.gpus, buffer_rows)
     shares = fluid(needs, slots.gpus)
     found = [0] * len(pools)
@@ -62,7 +64,7 @@ def take_turns(
     turns = [_turn(pools, index, full) for index in range(len(pools))]
     for index in hardest_first(pools):
         base = whole[index] if not pools[index].gpus else min(needs[index].most, math.floor(shares[index] + 1e-9))
-        _give(pools, slots, found, index, max(base, _bound(pools[index])))
+        _give(pools, slots, found, index, base)
     for index in sorted(range(len(pools)), key=lambda index: -turns[index]):
         if turns[index] > 0:
             _give(pools, slots, found, index, min(held[index], needs[index].most))
@@ -75,16 +77,28 @@ def take_turns(
 def full_rows(pools: Sequence[PoolView], needs: Sequence[Demand], gpus: int, buffer_rows: int) -> float:
     """Return the rows before a stage at which its buffer counts as full.
 
-    A cycle that moves B rows works B x W / GPUs seconds and loads the sum of the loads, W being the GPU-seconds a
-    row: B makes the one a multiple of the other.
+    A cycle that moves B rows takes B x W GPU-seconds, W being those of a row, and every stage whose share is not
+    whole loads once in it.
     """
     active = [(pool, need) for pool, need in zip(pools, needs, strict=True) if need.most and pool.gpus]
-    loads = sum(pool.load_seconds.value for pool, _ in active)
     work = sum(need.per_row for _, need in active)
-    cycle = SHORT_CYCLE_LOADS if gpus < sum(pool.gpus for pool, _ in active) else CYCLE_LOADS
-    batch = max(pool.batch_rows for pool in pools)
     most = BUFFER_USED * buffer_rows
-    return min(most, max(2.0 * batch, cycle * loads * gpus / work)) if work else most
+    if not work:
+        return most
+    if gpus < sum(pool.gpus for pool, _ in active):
+        paid = SHORT_CYCLE_LOADS * gpus * sum(pool.load_seconds.value for pool, _ in active)
+    else:
+        paid = _turning_loads(pools, needs, gpus) / TURN_COST
+    return min(most, max(2.0 * max(pool.batch_rows for pool in pools), paid / work))
+
+
+def _turning_loads(pools: Sequence[PoolView], needs: Sequence[Demand], gpus: int) -> float:
+    """Return the GPU-seconds in which each stage whose share is not whole loads one replica."""
+    return sum(
+        pool.load_seconds.value * pool.gpus
+        for pool, need, share in zip(pools, needs, fluid(needs, gpus), strict=True)
+        if need.most and pool.gpus and not math.isclose(share, round(share), abs_tol=1e-6)
+    )
 
 
 def _turn(pools: Sequence[PoolView], index: int, full: float) -> float:
@@ -107,11 +121,5 @@ def _room(pools: Sequence[PoolView], index: int, full: float) -> float:
     return 1.0 - (pools[index + 1].queued_rows + pools[index].in_flight_rows) / full
 
 
-def _bound(pool: PoolView) -> int:
-    """Return the replicas that start again with rows bound to them: nobody else can do those."""
-    return sum(replica.state == "restarting" and replica.in_flight_rows > 0 for replica in pool.replicas)
-
-
 def _give(pools: Sequence[PoolView], slots: Slots, found: list[int], index: int, wanted: int) -> None:
-    while found[index] < wanted and slots.take(pools[index]):
-        found[index] += 1
+    found[index] += slots.take_up_to(pools[index], wanted - found[index])

@@ -10,25 +10,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llmbatch.core.stages.demand import Demand
-from llmbatch.core.stages.model import CapacityView, PoolView
+from llmbatch.core.stages.model import PoolView
 from llmbatch.core.stages.slots import Slots
 
 
-def reserved(pools: Sequence[PoolView], needs: Sequence[Demand], capacity: CapacityView, ratio: float) -> list[int]:
+def reserved(pools: Sequence[PoolView], needs: Sequence[Demand], room: Slots, ratio: float) -> list[int]:
     """Return replicas by stage for a reservation `ratio` in 0 to 1."""
-    budgets = _budgets(needs, Slots(capacity).gpus, ratio)
-    slots = Slots(capacity)
+    budgets = _budgets(needs, room.gpus, ratio)
+    slots = room.copy()
     found = [0] * len(pools)
     wanted = [
         min(need.most, int(budget // need.gpus)) if need.gpus else min(need.most, max(1, pool.min_replicas))
         for pool, need, budget in zip(pools, needs, budgets, strict=True)
     ]
     for index in reversed(range(len(pools))):
-        while found[index] < wanted[index] and slots.take(pools[index]):
-            found[index] += 1
+        found[index] += slots.take_up_to(pools[index], wanted[index] - found[index])
     for index in reversed(range(len(pools))):
-        while found[index] < needs[index].most and pools[index].gpus and slots.take(pools[index]):
-            found[index] += 1
+        if pools[index].gpus:
+            found[index] += slots.take_up_to(pools[index], needs[index].most - found[index])
     return found
 
 

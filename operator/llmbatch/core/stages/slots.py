@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -12,7 +13,7 @@ CPU_HEADROOM = 0.5
 
 
 class Slots:
-    """GPUs and CPUs on the nodes that stay, to be taken by one replica after another."""
+    """GPUs and CPUs on the nodes that stay, to be taken by one replica after another. Copies are independent."""
 
     def __init__(self, capacity: CapacityView) -> None:
         """Start with all of them free."""
@@ -22,6 +23,12 @@ class Slots:
         gpus = sum(node.gpus for node in healthy)
         self._gpus = gpus if capacity.gpus_granted is None else min(gpus, capacity.gpus_granted)
 
+    def copy(self) -> Slots:
+        """Return the same room, to be taken anew."""
+        other = object.__new__(Slots)
+        other._nodes, other._cpus, other._gpus = self._nodes.copy(), self._cpus, self._gpus
+        return other
+
     @property
     def gpus(self) -> int:
         """GPUs that may still be taken."""
@@ -29,32 +36,42 @@ class Slots:
 
     def take(self, pool: PoolView) -> bool:
         """Take the room of one replica, on the fullest node it fits; tell whether there was any."""
-        return self._take_cpus(pool.cpus) if not pool.gpus else self._take_gpus(pool)
+        return self.take_up_to(pool, 1) == 1
 
-    def _take_cpus(self, cpus: float) -> bool:
-        if cpus > self._cpus:
-            return False
-        self._cpus -= cpus
-        return True
+    def take_up_to(self, pool: PoolView, wanted: int) -> int:
+        """Take the room of several replicas, one after the other; return how many found any."""
+        if not pool.gpus:
+            return self._take_cpus(pool.cpus, wanted)
+        wanted = min(wanted, self._gpus // pool.gpus)
+        found = 0
+        while found < wanted and (more := self._take_gpus(pool, wanted - found)):
+            found += more
+        return found
 
-    def _take_gpus(self, pool: PoolView) -> bool:
-        if pool.gpus > self._gpus:
-            return False
+    def _take_cpus(self, cpus: float, wanted: int) -> int:
+        found = min(wanted, max(0, math.floor(self._cpus / cpus + 1e-9))) if cpus else wanted
+        self._cpus -= found * cpus
+        return found
+
+    def _take_gpus(self, pool: PoolView, wanted: int) -> int:
+        """Take room on nodes that are equally full: on as many whole ones as are needed, or on a part of one."""
         fits = [
             (free, accelerator)
             for accelerator, free in self._nodes
             if free >= pool.gpus and pool.accelerator in ("", accelerator)
         ]
         if not fits:
-            return False
+            return 0
         free, accelerator = min(fits)
-        self._nodes[accelerator, free] -= 1
+        a_node = min(wanted, free // pool.gpus)
+        nodes = min(wanted // a_node, self._nodes[accelerator, free])
+        self._nodes[accelerator, free] -= nodes
         if not self._nodes[accelerator, free]:
             del self._nodes[accelerator, free]
-        if free > pool.gpus:
-            self._nodes[accelerator, free - pool.gpus] += 1
-        self._gpus -= pool.gpus
-        return True
+        if rest := free - a_node * pool.gpus:
+            self._nodes[accelerator, rest] += nodes
+        self._gpus -= nodes * a_node * pool.gpus
+        return nodes * a_node
 
 
 def hardest_first(pools: Sequence[PoolView]) -> list[int]:

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 BATCHES_REMEMBERED = 64
@@ -35,7 +36,9 @@ class PoolSample:
     rows_completed: int
     """Rows the stage handed on since the execution began."""
     busy_seconds: float
-    """Replica-seconds spent in finished tasks since the execution began."""
+    """Seconds that replicas had at least one task, summed over them, since the execution began."""
+    load_seconds: float | None
+    """Mean time from the creation of a replica until it was ready; None before the first was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +73,28 @@ class StagePool:
         self._since: dict[str, float] = {}
         self._submitted: dict[Any, deque[float]] = {}
         self._task_seconds: deque[float] = deque(maxlen=BATCHES_REMEMBERED)
-        self._load_seconds: deque[float] = deque(maxlen=BATCHES_REMEMBERED)
+        self._load_seconds: list[float] = []
+        self._busy_seconds = 0.0
+        self._accounted = time.monotonic()
+        self._time_loads(self._pool)
 
     def enroll(self) -> None:
         """Take the pool's size out of Ray Data's hands. Before the first task."""
         pool = self._pool
-        pool.min_size = lambda: 0
+        pool.min_size = pool.initial_size = lambda: 0
         self._keep_retiring_out(pool)
         self._time_tasks(pool)
-        self._time_loads(pool)
+
+    def account(self) -> None:
+        """Count the time since the last call for the replicas that work. At every scheduling step.
+
+        Tasks of a replica may overlap, so their own durations do not add up to its.
+        """
+        now = time.monotonic()
+        states = self._pool._running_actors.values()
+        busy = sum(state.num_tasks_in_flight > 0 and not state.is_restarting for state in states)
+        self._busy_seconds += busy * (now - self._accounted)
+        self._accounted = now
 
     def sample(self) -> PoolSample:
         """Return how the pool stands."""
@@ -86,7 +102,7 @@ class StagePool:
         metrics = self.operator.metrics
         submitted = metrics.rows_inputs_of_submitted_tasks
         done = metrics.rows_task_outputs_generated
-        retiring = sum(replica.retiring for replica in self.replicas())
+        retiring = sum(replica.retiring and not replica.restarting for replica in self.replicas())
         return PoolSample(
             ready=max(0, info.running - info.restarting - retiring),
             pending=info.pending,
@@ -95,7 +111,8 @@ class StagePool:
             queued_rows=max(0, self._rows_from_upstream() - submitted),
             in_flight_rows=max(0, submitted - done),
             rows_completed=done,
-            busy_seconds=metrics.task_worker_completion_time_s,
+            busy_seconds=self._busy_seconds,
+            load_seconds=fmean(self._load_seconds) if self._load_seconds else None,
         )
 
     def replicas(self) -> list[Replica]:
@@ -113,8 +130,13 @@ class StagePool:
         return list(self._task_seconds)
 
     def load_seconds(self) -> list[float]:
-        """Return how long the last replicas took from their creation until they were ready."""
+        """Return how long each replica took from its creation until it was ready, in order."""
         return list(self._load_seconds)
+
+    def tasks_in_turn(self) -> int:
+        """Return how many tasks may be bound to a replica that does one after the other."""
+        pool = self._pool
+        return max(1, int(pool.max_tasks_in_flight_per_actor()) // max(1, int(pool.max_actor_concurrency())))
 
     def inputs_done(self) -> bool:
         """Tell whether nothing will come from upstream any more."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,6 +66,8 @@ class PoolMonitor:
     def observe(self, executor: Any) -> None:
         """Take a sample of the execution."""
         source = list(executor._topology)[1]
+        for pool in self._pools:
+            pool.account()
         sample = ExecutionSample(
             rows_read=source.metrics.row_outputs_taken,
             read_finished=source.has_execution_finished(),
@@ -106,8 +109,12 @@ def configure_ray_data(monitor: PoolMonitor, reservation_ratio: float) -> None:
         monitor: Told of every scheduling step.
         reservation_ratio: Share of the resources that Ray Data's own allocator reserves evenly.
     """
-    import ray
+    import ray.data
 
+    # Ray Data's own words go to its log file; the terminal belongs to the run's display.
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

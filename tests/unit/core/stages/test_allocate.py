@@ -171,3 +171,16 @@ def test_the_reservation_starves_nobody_when_gpus_suffice(work: list[float], spa
 def test_the_reason_is_told() -> None:
     found = allocate([pool(1), pool(3)], nodes(8), NOW, BALANCED)
     assert found.targets[1].explanation == "6 of 8 GPUs: its share of the work (3 s a row)"
+
+
+def test_who_retires_goes_on_retiring_until_it_is_wanted_again() -> None:
+    replicas = [ReplicaView("old", "n0", in_flight_rows=16, age_seconds=90), ReplicaView("new", "n1", age_seconds=1)]
+    chain = [pool(1, replicas=replicas, queued_rows=99, upstream_done=True, max_replicas=1)]
+    [first] = allocate(chain, nodes(2), NOW, BALANCED).targets
+    assert first.retire == {"new"}
+    # The one that goes is given work in no tick between; now it has more in work than the other.
+    going = [replace(replicas[0], in_flight_rows=0), replace(replicas[1], state="retiring", in_flight_rows=16)]
+    [second] = allocate([replace(chain[0], replicas=going)], nodes(2), NOW, BALANCED).targets
+    assert second.retire == {"new"}
+    [third] = allocate([replace(chain[0], replicas=going, max_replicas=2)], nodes(2), NOW, BALANCED).targets
+    assert (third.replicas, third.retire) == (2, frozenset())

@@ -1,0 +1,174 @@
+"""The real pipeline on real Ray, on nodes with logical GPUs that follow a trace: each policy's rows, and their ratio.
+
+    python benchmarks/local_preemption.py --seeds 3 --policy balanced --policy stock
+
+Every run is `llmbatch run --capacity` in a process of its own: three chained stages of the simulated engine (1 : 3 :
+0.5 GPU-seconds a batch of 16 rows, 3 s of load, 1 to 8 replicas each). The seed decides which nodes are lost. Counted
+are the rows committed until the trace ends, and those of each of its windows. The oracle is the linear program with the
+service times of the job and the load times that were measured in the same run, process start included.
+
+`--ray NAME=VALUE` sets a variable of Ray's for the stock policy, such as RAY_DATA_OP_RESERVATION_RATIO=0.2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from llmbatch.core.capacity.trace import Trace
+from llmbatch.simulator.oracle import OracleStage, most_rows
+from llmbatch.simulator.trace import read_trace
+
+BATCH_ROWS = 16
+TRACES = Path(__file__).parents[1] / "examples" / "traces"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run made of the trace."""
+
+    policy: str
+    seed: int
+    rows: int
+    by_window: tuple[int, ...]
+    bound: float
+    load_seconds: float
+
+
+def job(policy: str, services: Sequence[float], load: float, rows: Path, output: Path) -> dict[str, Any]:
+    """Return the job document."""
+    stages = [
+        {
+            "name": f"stage{number}",
+            "engine": "simulated",
+            "prompt": {"user": "{{ text }}"},
+            "sampling": {"maxTokens": 4},
+            "replicas": {"min": 1, "max": 8},
+            "resources": {"gpus": 1, "cpus": 0.1},
+            "batchSize": BATCH_ROWS,
+            "simulation": {"secondsPerRow": seconds / BATCH_ROWS, "loadSeconds": load},
+        }
+        for number, seconds in enumerate(services, 1)
+    ]
+    return {
+        "apiVersion": "llmbatch.dev/v1alpha1",
+        "kind": "LLMBatchJob",
+        "metadata": {"name": "preempted"},
+        "spec": {
+            "input": {"uri": str(rows), "format": "jsonl", "idField": "id"},
+            "stages": stages,
+            "output": {"uri": str(output)},
+            "shardRows": BATCH_ROWS,
+            "allocation": {"policy": policy},
+        },
+    }
+
+
+def write_trace(trace: Trace, path: Path) -> None:
+    """Write a trace with the names of its nodes, so that every policy loses the same ones."""
+    lines = [f"{seconds:g},{';'.join(sorted(nodes))}" for seconds, nodes in trace.events]
+    lines.append(f"{trace.end_seconds:g},{';'.join(sorted(trace.events[-1][1]))}")
+    path.write_text("\n".join(["time_seconds,nodes", *lines]) + "\n")
+
+
+def run(policy: str, seed: int, options: argparse.Namespace) -> Run:
+    """Run one policy on the trace to its end."""
+    services = [float(part) for part in options.service.split(",")]
+    trace = read_trace(options.trace, seed=seed)
+    with tempfile.TemporaryDirectory() as folder:
+        here = Path(folder)
+        paid = trace.gpu_seconds() / sum(services) * BATCH_ROWS
+        with (here / "rows.jsonl").open("w") as file:
+            for number in range(int(1.5 * paid)):
+                file.write(json.dumps({"id": f"r{number}", "text": f"document {number}"}) + "\n")
+        write_trace(trace, here / "trace.csv")
+        document = job(policy, services, options.load, here / "rows.jsonl", here / "out")
+        (here / "job.json").write_text(json.dumps(document))
+        seen = _watch(here, trace.end_seconds, options)
+    loads = [pool["loadSeconds"] for pool in seen[-1]["pools"] if pool.get("loadSeconds")]
+    load = statistics.fmean(loads) if loads else options.load
+    stages = [OracleStage(seconds / BATCH_ROWS, load) for seconds in services]
+    ends = [window.end for window in trace.windows()]
+    counts = [0, *(_rows_at(seen, end) for end in ends)]
+    windows = tuple(after - before for before, after in pairwise(counts))
+    return Run(policy, seed, counts[-1], windows, most_rows(trace, stages), load)
+
+
+def _watch(here: Path, end: float, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Run the job until the trace has ended, and return its progress; seconds count from the first one on."""
+    program = str(Path(sys.executable).parent / "llmbatch")
+    command = [program, "run", "job.json", "--capacity", "trace.csv", "--json", "--object-store-mb", "200"]
+    if options.notice is not None:
+        command += ["--notice", str(options.notice)]
+    env = os.environ | dict(pair.split("=", 1) for pair in options.ray)
+    seen: list[dict[str, Any]] = []
+    with (
+        (here / "log").open("w") as log,
+        subprocess.Popen(command, cwd=here, stdout=subprocess.PIPE, stderr=log, text=True, env=env) as process,
+    ):
+        assert process.stdout is not None
+        began = None
+        for line in process.stdout:
+            progress = json.loads(line).get("progress") if line.startswith("{") else None
+            if progress is None:
+                continue
+            began = progress["elapsedSeconds"] if began is None else began
+            seen.append(progress | {"seconds": progress["elapsedSeconds"] - began})
+            if seen[-1]["seconds"] >= end:
+                break
+        process.send_signal(signal.SIGINT)
+        process.stdout.read()
+    if not seen:
+        raise SystemExit((here / "log").read_text()[-2000:])
+    return seen
+
+
+def _rows_at(seen: Sequence[dict[str, Any]], seconds: float) -> int:
+    return max((one["rows"]["rowsCompleted"] for one in seen if one["seconds"] <= seconds + 0.5), default=0)
+
+
+def main() -> None:
+    """Run every policy with every seed, and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--policy", action="append", choices=["balanced", "rayReservation", "stock"])
+    parser.add_argument("--trace", type=Path, default=TRACES / "six-two-six.csv")
+    parser.add_argument("--service", default="1,3,0.5", help="seconds a batch, by stage")
+    parser.add_argument("--load", type=float, default=3.0, help="seconds a model takes to load")
+    parser.add_argument("--notice", type=float)
+    parser.add_argument("--ray", action="append", default=[], help="NAME=VALUE for Ray's environment")
+    options = parser.parse_args()
+    policies = options.policy or ["balanced", "rayReservation", "stock"]
+    print("| policy | seed | rows | by window | load, s | oracle | E |\n|---|---|---|---|---|---|---|", flush=True)
+    found = []
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
+        for policy in policies:
+            one = run(policy, seed, options)
+            found.append(one)
+            windows = ", ".join(map(str, one.by_window))
+            print(
+                f"| {policy} | {seed} | {one.rows:,} | {windows} | {one.load_seconds:.1f} | {one.bound:,.0f} "
+                f"| {one.rows / one.bound:.2f} |",
+                flush=True,
+            )
+    means = {policy: statistics.fmean(one.rows for one in found if one.policy == policy) for policy in policies}
+    base = means[policies[-1]]
+    for policy in policies[:-1]:
+        ratio = means[policy] / base if base else float("inf")
+        print(f"{policy}: {means[policy]:,.0f} rows, {ratio:.2f} x {policies[-1]} ({base:,.0f})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""The arbiter: on every tick it shows the pools and the nodes to `allocate`, and makes the pools what it answers."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from llmbatch.api.job import LLMBatchJobSpec, Stage
+from llmbatch.core.stages.allocate import allocate
+from llmbatch.core.stages.model import (
+    Allocation,
+    AllocationOptions,
+    CapacityView,
+    NodeView,
+    PoolView,
+    ReplicaView,
+)
+from llmbatch.errors import TransientError
+from llmbatch.runtime.desired import Desired
+from llmbatch.runtime.pools.actors import Replica, StagePool
+from llmbatch.runtime.pools.estimates import StageEstimates
+from llmbatch.runtime.pools.nodes import RayNode, doomed_nodes, drain, live_nodes
+from llmbatch.runtime.pools.room import Room, missing_replicas
+
+logger = logging.getLogger(__name__)
+
+TICK_SECONDS = 0.5
+"""Pools change no faster than this: Ray starts an actor in a second at best."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the arbiter last decided, for Progress. Tuples are by stage."""
+
+    gpus: int
+    """GPUs in the Ray cluster."""
+    useful_gpus: int
+    """GPUs the job could use now."""
+    targets: tuple[int, ...]
+    """Replicas each stage should have on nodes that stay."""
+    explanations: tuple[str, ...]
+    """Why, in words."""
+    stall_reason: str
+    """Why nothing moves, if nothing moves."""
+
+
+class Arbiter:
+    """Sizes the stages' pools. `latest` is safe to call from another thread."""
+
+    def __init__(self, spec: LLMBatchJobSpec, policy: Literal["balanced", "rayReservation"], desired: Desired) -> None:
+        """Size the pools of `spec`'s stages by `policy`, with what `desired` says of the capacity."""
+        self._stages = spec.stages
+        self._shard_rows = spec.shard_rows
+        self._desired = desired
+        self._options = AllocationOptions(policy=policy, reservation_ratio=spec.allocation.reservation_ratio)
+        self._estimates = [StageEstimates(stage) for stage in spec.stages]
+        self._pools: Sequence[StagePool] = ()
+        self._next_tick = 0.0
+        self._drained: set[str] = set()
+        self._decision: Decision | None = None
+        self._lock = threading.Lock()
+
+    def latest(self) -> Decision | None:
+        """Return the last decision; None before the first."""
+        with self._lock:
+            return self._decision
+
+    def take_over(self, executor: Any, pools: Sequence[StagePool]) -> None:
+        """Become the executor's autoscaler."""
+        from ray.data._internal.actor_autoscaler import ActorAutoscaler
+
+        self._pools = pools
+        for pool in pools:
+            pool.enroll()
+        arbiter = self
+
+        class Autoscaler(ActorAutoscaler):  # type: ignore[misc]
+            """Ray Data asks it at every scheduling step."""
+
+            def try_trigger_scaling(self) -> None:
+                """Size the pools."""
+                arbiter.step()
+
+        executor._actor_autoscaler = Autoscaler(executor._topology, executor._resource_manager)
+
+    def step(self) -> None:
+        """Let go of what may leave, and decide anew once a tick."""
+        for pool in self._pools:
+            pool.reap()
+        now = time.monotonic()
+        if now >= self._next_tick:
+            self._next_tick = now + TICK_SECONDS
+            self._tick(time.time())
+
+    def _tick(self, now: float) -> None:
+        nodes = live_nodes()
+        capacity = self._desired.latest()
+        doomed = doomed_nodes(nodes, capacity, now)
+        views = tuple(map(self._view, self._stages, self._pools, self._estimates))
+        seen = CapacityView(
+            nodes=tuple(_node_view(node, doomed.get(node.id)) for node in nodes),
+            gpus_arriving=capacity.gpus_arriving,
+            gpus_granted=capacity.gpus_granted,
+        )
+        allocation = allocate(views, seen, now, self._options)
+        for pool, target in zip(self._pools, allocation.targets, strict=True):
+            pool.retire(target.retire)
+            pool.cancel(target.retire)
+        self._drain(doomed)
+        self._grow(views, seen, allocation)
+        self._publish(nodes, allocation)
+
+    def _view(self, stage: Stage, pool: StagePool, estimates: StageEstimates) -> PoolView:
+        sample = pool.sample()
+        estimates.update(pool, sample)
+        rows_per_task = pool.rows_per_task() or float(self._shard_rows)
+        return PoolView(
+            stage=stage.name,
+            min_replicas=stage.replicas.min,
+            max_replicas=stage.replicas.max,
+            gpus=stage.resources.gpus,
+            cpus=stage.resources.cpus,
+            accelerator=stage.resources.accelerator or "",
+            replicas=tuple(_replica_view(replica, rows_per_task) for replica in pool.replicas()),
+            queued_rows=sample.queued_rows,
+            in_flight_rows=sample.in_flight_rows,
+            batch_rows=max(1, round(rows_per_task)),
+            upstream_done=pool.inputs_done(),
+            done=pool.done(),
+            service=estimates.service,
+            load_seconds=estimates.load,
+            batch_p95_seconds=estimates.bound_seconds,
+        )
+
+    def _grow(self, views: Sequence[PoolView], capacity: CapacityView, allocation: Allocation) -> None:
+        """Start what is missing, but no more than finds room now: a replica that waits for a GPU gets in the way."""
+        room = Room(views, capacity)
+        for index in missing_replicas(views, capacity, allocation.targets):
+            if room.take(views[index]):
+                self._pools[index].grow(1, allocation.targets[index].explanation)
+
+    def _drain(self, doomed: dict[str, float]) -> None:
+        """Tell Ray of nodes that go, once nothing works there: Ray sends no task to a node that drains."""
+        busy = {replica.node for pool in self._pools for replica in pool.replicas() if replica.tasks}
+        for node_id, deadline in doomed.items():
+            if node_id in self._drained or node_id in busy:
+                continue
+            try:
+                drain(node_id, deadline, "preemption notice")
+            except TransientError as error:
+                logger.warning("%s; the next tick tries again", error)
+            else:
+                self._drained.add(node_id)
+
+    def _publish(self, nodes: Sequence[RayNode], allocation: Allocation) -> None:
+        decision = Decision(
+            gpus=round(sum(node.gpus for node in nodes)),
+            useful_gpus=allocation.useful_gpus,
+            targets=tuple(target.replicas for target in allocation.targets),
+            explanations=tuple(target.explanation for target in allocation.targets),
+            stall_reason=allocation.stall_reason,
+        )
+        with self._lock:
+            self._decision = decision
+
+
+def _replica_view(replica: Replica, rows_per_task: float) -> ReplicaView:
+    state: Literal["ready", "loading", "restarting", "retiring"] = "ready"
+    if replica.pending:
+        state = "loading"
+    elif replica.restarting:
+        state = "restarting"
+    elif replica.retiring:
+        state = "retiring"
+    return ReplicaView(
+        id=replica.id,
+        node=replica.node,
+        state=state,
+        in_flight_rows=round(replica.tasks * rows_per_task),
+        age_seconds=replica.age_seconds,
+    )
+
+
+def _node_view(node: RayNode, deadline: float | None) -> NodeView:
+    return NodeView(
+        id=node.id,
+        gpus=round(node.gpus),
+        cpus=node.cpus,
+        accelerator=node.accelerator or "",
+        deadline=deadline,
+        draining_now=node.draining,
+    )
