@@ -17,6 +17,7 @@ LLMBatchError
 |   |-- ApiServerError       the API server did not answer, or answered that it cannot now
 |   |-- StaleError           an object changed since it was read: read again, decide again
 |   `-- HeadError            the Ray head did not answer, or answered that it cannot now
+|       `-- HeadTokenError       the head does not take the token: read it again
 `-- InternalError        a contract inside llmbatch broke; stop, keep what is committed, report it
     |-- ShardSplitError      a block reached the commit without all rows of its shard
     `-- RayInternalsError    Ray's private names are not what this version was tested with
@@ -98,6 +99,10 @@ class StaleError(TransientError):
 
 class HeadError(TransientError):
     """The Ray head did not answer in time, or answered that it cannot now. Try again in the next pass."""
+
+
+class HeadTokenError(HeadError):
+    """The head does not take the token. Read the job's Secret again."""
 
 
 class InternalError(LLMBatchError):

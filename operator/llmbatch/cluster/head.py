@@ -16,7 +16,7 @@ from llmbatch.api.capacity import Capacity
 from llmbatch.api.progress import Progress
 from llmbatch.core.job.children.pods import CONTROL_PORT, JOBS_PORT
 from llmbatch.core.job.snapshot import RayJobObservation
-from llmbatch.errors import HeadError
+from llmbatch.errors import HeadError, HeadTokenError
 
 CONNECT_SECONDS = 2.0
 REQUEST_SECONDS = 5.0
@@ -52,10 +52,6 @@ class Head(NamedTuple):
 
     def __repr__(self) -> str:
         return f"Head({self.address})"
-
-
-class UnauthorizedError(HeadError):
-    """The head does not take the token. Read the token again."""
 
 
 class HeadClient:
@@ -145,7 +141,7 @@ class HeadClient:
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise HeadError(f"{method} {url}: {type(error).__name__}: {error}") from error
         if answer.status in (401, 403):
-            raise UnauthorizedError(f"{method} {url}: {answer.status}")
+            raise HeadTokenError(f"{method} {url}: {answer.status}")
         if not answer.ok:
             raise HeadError(f"{method} {url}: {answer.status}: {text[:500]}")
         return text

@@ -12,7 +12,7 @@ from llmbatch.api.job import LLMBatchJobSpec
 from llmbatch.api.progress import Progress
 from llmbatch.cluster import paths
 from llmbatch.cluster.client import KubeClient
-from llmbatch.cluster.head import Head, HeadClient, UnauthorizedError
+from llmbatch.cluster.head import Head, HeadClient
 from llmbatch.cluster.memory import Memory
 from llmbatch.cluster.projections import ClusterPod, child_of, ray_cluster_of
 from llmbatch.core.job.children import build_support
@@ -33,7 +33,7 @@ from llmbatch.core.job.snapshot import (
     RuntimeObservation,
     Snapshot,
 )
-from llmbatch.errors import ForbiddenError, HeadError
+from llmbatch.errors import ForbiddenError, HeadError, HeadTokenError
 
 CHILDREN_SECONDS = 300.0
 """How long a child that was seen is taken to be there: nobody but the garbage collector should remove one."""
@@ -192,7 +192,7 @@ class Observer:
             jobs = await self._heads.list_jobs(head, f"{uid}-")
         except HeadError as error:
             answer.cancel()
-            if isinstance(error, UnauthorizedError):
+            if isinstance(error, HeadTokenError):
                 memory.token = None
             memory.head_silent_since = memory.head_silent_since or snapshot.now
             return RayApiObservation(unreachable_since=memory.head_silent_since), RuntimeObservation()
