@@ -88,7 +88,7 @@ def test_a_child_that_somebody_deletes_comes_back(kubeconfig: Path):
             before = api.wait(lambda: children(api) if len(children(api)) == 6 else None)
         api.delete("NetworkPolicy", "summarise-ray")
         with operating(api):
-            api.wait(lambda: children(api).get("NetworkPolicy", before["NetworkPolicy"]) != before["NetworkPolicy"])
+            api.wait(lambda: children(api).get("NetworkPolicy", before["NetworkPolicy"]) != before["NetworkPolicy"], 90)
 
 
 def test_a_job_that_comes_again_under_its_name_is_another_job(kubeconfig: Path):

@@ -16,8 +16,8 @@ class Memory:
     """The job's token, once read or made."""
     children: dict[tuple[str, str], ChildObservation] = field(default_factory=dict)
     """By kind and name, those that are there."""
-    children_read_at: float | None = None
-    """When they were last read, Unix seconds."""
+    children_due_at: float | None = None
+    """When they are to be read, Unix seconds."""
     missing_secrets: tuple[str, ...] = ()
     """Secrets named by the spec that were not there."""
     secrets_read_at: float | None = None

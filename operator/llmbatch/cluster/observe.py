@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import zlib
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -21,6 +22,7 @@ from llmbatch.core.job.children.pods import TOKEN_KEY, secret_names
 from llmbatch.core.job.facts import LIVE, head_pod, head_ready
 from llmbatch.core.job.snapshot import (
     HEAD_GROUP,
+    ChildObservation,
     ClusterFacts,
     JobObservation,
     NodeObservation,
@@ -37,6 +39,8 @@ from llmbatch.errors import ForbiddenError, HeadError, HeadTokenError
 
 CHILDREN_SECONDS = 300.0
 """How long a child that was seen is taken to be there: nobody but the garbage collector should remove one."""
+FIRST_READ_SECONDS = 60
+"""Over how long the first reads after a restart are spread, job by job."""
 SECRETS_SECONDS = 300.0
 """How long a user's Secret that was seen is taken to be there. A missing one is looked for in every pass."""
 LOG_TRIES = 5
@@ -137,15 +141,20 @@ class Observer:
         return NodeObservation(name=name) if there else _gone(name)
 
     async def _look_for_children(self, job: JobObservation, memory: Memory, running: bool, now: float) -> None:
-        """Read the children where they should be there and nobody looked lately, and those of somebody else."""
-        fresh = memory.children_read_at is not None and now - memory.children_read_at < CHILDREN_SECONDS
-        foreign = [key for key, child in memory.children.items() if not child.owned]
-        if fresh or not running:
-            keys = foreign
-        else:
-            support = build_support(job, self._settings)
-            keys = [(child["kind"], child["metadata"]["name"]) for child in support] + foreign
-            memory.children_read_at = now
+        """Read the children of a RayCluster from time to time, and those of somebody else in every pass.
+
+        They are created before the RayCluster: where that is there, they were. So a restart reads them bit by bit.
+        """
+        keys = [key for key, child in memory.children.items() if not child.owned]
+        if running:
+            support = [(child["kind"], child["metadata"]["name"]) for child in build_support(job, self._settings)]
+            if memory.children_due_at is None:
+                memory.children_due_at = now + _spread(job.uid)
+                for kind, name in support:
+                    memory.children.setdefault((kind, name), ChildObservation(kind=kind, name=name))
+            elif now >= memory.children_due_at:
+                memory.children_due_at = now + CHILDREN_SECONDS
+                keys = [*support, *keys]
         for kind, name in keys:
             body = await self._read(kind, job.namespace, name, memory)
             if body is None:
@@ -236,6 +245,10 @@ class Observer:
                 memory.final[job.submission_id] = None
             memory.log_tries = 0
         return job.model_copy(update={"final_progress": memory.final[job.submission_id]})
+
+
+def _spread(uid: str) -> float:
+    return zlib.crc32(uid.encode()) % FIRST_READ_SECONDS
 
 
 def _finished(job: JobObservation) -> bool:
