@@ -6,6 +6,7 @@ import typer
 
 from llmbatch import __version__
 from llmbatch.cli.cancel import cancel
+from llmbatch.cli.crd import crd
 from llmbatch.cli.explain import explain
 from llmbatch.cli.export import export
 from llmbatch.cli.logs import logs
@@ -33,6 +34,7 @@ app.command()(simulate)
 app.command()(render)
 app.command()(explain)
 app.command()(signals)
+app.command()(crd)
 app.command()(operator)
 app.command()(submit)
 app.command()(status)

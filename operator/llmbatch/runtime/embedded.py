@@ -87,8 +87,6 @@ def timeline(capacity: LocalCapacity) -> list[Step]:
 def embedded_ray(options: RunOptions, desired: Desired) -> Iterator[None]:
     """Start Ray in this process, or join the cluster of `options.address`, for the time of a run."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # Ray's own words go to its session's log files; the terminal belongs to the run's display.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
 
     quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
