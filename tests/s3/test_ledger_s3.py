@@ -29,6 +29,7 @@ from ledgerkit import (
 )
 from llmbatch.errors import OutputError, StorageBusyError
 from llmbatch.runtime.export import export
+from llmbatch.runtime.garbage import delete_garbage, find_garbage
 from llmbatch.runtime.outputs import write_shard
 from llmbatch.runtime.storage import Folder, Retry
 from s3kit import FAULTS, FaultProxy
@@ -187,17 +188,37 @@ def test_a_server_that_is_not_there_is_busy():
 
 
 def test_losers_are_collected_after_final_and_grace(proxy, bucket):
-    spec = spec_on(proxy, bucket)
+    spec = spec_on(proxy, bucket, "openai")
     ledger = open_ledger(spec)
     for key in KEYS:
-        write_shard(ledger, spec, key, rows_of(key))
-        write_shard(ledger, spec, key, rows_of(key))
-    ledger.finalize(manifest_of(KEYS), spec, LATER)
+        write_shard(ledger, spec, key, rows_of(key, failing=[0], ids=lambda row, key=key: f"{key}-{row}"))
+        write_shard(ledger, spec, key, rows_of(key, failing=[0], ids=lambda row, key=key: f"{key}-{row}"))
+    final = ledger.finalize(manifest_of(KEYS), spec, LATER)
     now = datetime.now(UTC)
-    assert ledger.collect_garbage(now, 3600) == 0
-    assert ledger.collect_garbage(now + timedelta(hours=2), 3600) == len(KEYS)
-    assert {entry.key for entry in ledger.folder.entries("data/")} == {win.data for win in ledger.winners()}
-    assert_exactly_once(ledger, KEYS)
+    later = now + timedelta(hours=2)
+    assert list(find_garbage(ledger, final, now, 3600)) == []
+    wanted = list(ledger.winners())
+    # A server that throttles and drops connections leaves at most garbage behind.
+    proxy.at_random(seed=1, rate=0.2, kinds=("503", "drop before"))
+    deleted = delete_garbage(ledger, find_garbage(ledger, final, later, 3600))
+    proxy.choose = lambda method, path: None
+    assert deleted.files == 2 * len(KEYS)
+    assert deleted.size > 0
+    assert list(find_garbage(ledger, final, later, 0)) == []
+    assert {entry.key for entry in ledger.folder.entries("data/")} == {winner.data for winner in wanted}
+    assert {entry.key for entry in ledger.folder.entries("errors/")} == {winner.errors for winner in wanted}
+    assert list(ledger.winners()) == wanted
+
+
+@pytest.mark.parametrize(("status", "error"), [("403", OutputError), ("503", StorageBusyError)])
+def test_a_store_that_does_not_let_delete_is_reported(proxy, bucket, status, error):
+    folder = folder_on(proxy, bucket, Retry(tries=2, first=0.01, longest=0.02))
+    folder.put("key", b"1")
+    proxy.choose = lambda method, path: status
+    with pytest.raises(error, match=rf"^output.uri: 's3://{bucket}/f': "):
+        folder.delete(["key"])
+    proxy.choose = lambda method, path: None
+    assert folder.size("key") == 1
 
 
 def test_an_export_that_fails_leaves_neither_object_nor_upload(proxy, bucket, s3_server):

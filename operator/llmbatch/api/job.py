@@ -640,6 +640,11 @@ class LLMBatchJob(Document):
     status: LLMBatchJobStatus | None = None
     """What llmbatch says."""
 
+    def with_output(self, uri: str) -> Self:
+        """Return the job with another `output.uri`."""
+        output = self.spec.output.model_copy(update={"uri": uri})
+        return self.model_copy(update={"spec": self.spec.model_copy(update={"output": output})})
+
 
 def _repeated(names: Iterable[str]) -> list[str]:
     seen: set[str] = set()

@@ -7,11 +7,9 @@ from typing import Annotated
 
 import typer
 
+from llmbatch.cli.exits import exit_code
 from llmbatch.cli.job_file import read_job
-from llmbatch.errors import LLMBatchError, OutputError, UserError
-
-INVALID = 2
-INTERNAL = 3
+from llmbatch.errors import LLMBatchError, OutputError
 
 
 def export(
@@ -31,5 +29,5 @@ def export(
         result = merge(ledger, destination, ordered=not any_order)
     except LLMBatchError as error:
         typer.echo(f"{type(error).__name__} {error}", err=True)
-        raise typer.Exit(INVALID if isinstance(error, UserError) else INTERNAL) from error
+        raise typer.Exit(exit_code(error)) from error
     typer.echo(f"{result.destination}: {result.rows:,} rows, {result.size:,} bytes")

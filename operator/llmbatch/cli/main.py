@@ -6,6 +6,7 @@ import typer
 
 from llmbatch import __version__
 from llmbatch.cli.cancel import cancel
+from llmbatch.cli.clean import clean
 from llmbatch.cli.crd import crd
 from llmbatch.cli.explain import explain
 from llmbatch.cli.export import export
@@ -30,6 +31,7 @@ app = typer.Typer(
 app.command()(run)
 app.command()(validate)
 app.command()(export)
+app.command()(clean)
 app.command()(simulate)
 app.command()(render)
 app.command()(explain)

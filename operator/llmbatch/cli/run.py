@@ -18,18 +18,16 @@ from llmbatch.api.job import LLMBatchJob
 from llmbatch.api.progress import Progress
 from llmbatch.api.runspec import run_spec
 from llmbatch.cli.display import one_line, render, summary
+from llmbatch.cli.exits import exit_code
 from llmbatch.cli.job_file import read_job
 from llmbatch.core.capacity.trace_formats import parse_trace
-from llmbatch.errors import InputError, InternalError, LLMBatchError, UserError
+from llmbatch.errors import InputError, LLMBatchError
 from llmbatch.runtime.embedded import LocalCapacity, RunOptions
 
 if TYPE_CHECKING:
     from llmbatch.runtime.driver import RunResult
 
 EXIT_CODES = {"complete": 0, "failed": 1, "stopped": 130}
-INVALID = 2
-INTERNAL = 3
-FAILED = 1
 LINE_SECONDS = 5.0
 """Without a terminal, a line is printed this often."""
 
@@ -59,16 +57,14 @@ def run(
     """
     console = Console(stderr=as_json)
     try:
-        job = _with_output(read_job(file), output)
+        job = read_job(file)
+        if output is not None:
+            job = job.with_output(output)
         local = None if capacity is None else _local_capacity(capacity, gpus_per_node, notice)
         options = RunOptions(cpus=cpus, object_store_mb=object_store_mb, capacity=local)
         result = _run(job, console, options, as_json=as_json)
-    except UserError as error:
-        raise _stopped(error, INVALID, console) from error
-    except InternalError as error:
-        raise _stopped(error, INTERNAL, console) from error
     except LLMBatchError as error:
-        raise _stopped(error, FAILED, console) from error
+        raise _stopped(error, console) from error
     if report is not None:
         from llmbatch.cli.report import write_report
 
@@ -78,17 +74,10 @@ def run(
     raise typer.Exit(EXIT_CODES[result.state])
 
 
-def _with_output(job: LLMBatchJob, output: str | None) -> LLMBatchJob:
-    if output is None:
-        return job
-    replaced = job.spec.output.model_copy(update={"uri": output})
-    return job.model_copy(update={"spec": job.spec.model_copy(update={"output": replaced})})
-
-
-def _stopped(error: LLMBatchError, code: int, console: Console) -> typer.Exit:
+def _stopped(error: LLMBatchError, console: Console) -> typer.Exit:
     console.print(f"[red]{type(error).__name__}[/red] ", end="")
     console.print(str(error), markup=False, highlight=False, soft_wrap=True)
-    return typer.Exit(code)
+    return typer.Exit(exit_code(error))
 
 
 def _local_capacity(file: Path, gpus_per_node: int, notice: float | None) -> LocalCapacity:

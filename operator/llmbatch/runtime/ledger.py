@@ -13,7 +13,7 @@ import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from itertools import islice
 from typing import Annotated, Any, Self, TypeVar
 
@@ -36,7 +36,6 @@ READERS = 64
 READ_CHUNK = 64
 """Commits one thread reads in a row: handing them over singly would cost as much as reading them."""
 READ_AHEAD = 8192
-DELETE_BATCH = 1000
 WINNER_BATCH = 50_000
 
 WINNER_SCHEMA = pa.schema(
@@ -279,12 +278,17 @@ class Ledger:
     @property
     def commits_prefix(self) -> str:
         """Where the commits are."""
-        return f"_ledger/{self.spec_hash}/commits/"
+        return f"{self.ledger_prefix}commits/"
+
+    @property
+    def ledger_prefix(self) -> str:
+        """Where manifest, commits and winners are."""
+        return f"_ledger/{self.spec_hash}/"
 
     @property
     def manifest_key(self) -> str:
         """Where the manifest is."""
-        return f"_ledger/{self.spec_hash}/manifest.json"
+        return f"{self.ledger_prefix}manifest.json"
 
     def read_manifest(self) -> Manifest | None:
         """Return the manifest, None before the first attempt wrote it."""
@@ -396,7 +400,7 @@ class Ledger:
     def _write_winners(self, data: bytes) -> WinnersFile:
         # Named by content: drivers that finalize at once write the same bytes under the same name.
         digest = hashlib.sha256(data).hexdigest()
-        key = f"_ledger/{self.spec_hash}/winners-{digest[:16]}.parquet"
+        key = f"{self.ledger_prefix}winners-{digest[:16]}.parquet"
         self.folder.put(key, data)
         return WinnersFile(key=key, sha256=digest, size=len(data))
 
@@ -430,31 +434,6 @@ class Ledger:
         for batch in pq.ParquetFile(io.BytesIO(data)).iter_batches(columns=columns):
             for row in batch.to_pylist():
                 yield Winner(**{**row, "shard": ShardKey.parse(row["shard"])})
-
-    def collect_garbage(self, now: datetime, grace_seconds: float) -> int:
-        """Delete attempts that lost, and return how many files that were.
-
-        Nothing is deleted before `_FINAL` is `grace_seconds` old, nor any file younger than that: an attempt
-        that is still being written cannot win any more, but its worker should not meet a missing file.
-        """
-        final = self.read_final()
-        youngest = now - timedelta(seconds=grace_seconds)
-        if final is None or final.finished_at > youngest:
-            return 0
-        kept: set[str | None] = set()
-        for winner in self.winners():
-            kept |= {winner.data, winner.errors}
-        doomed = (
-            entry.key
-            for prefix in (self.data_prefix, self.errors_prefix)
-            for entry in self.folder.entries(prefix)
-            if entry.key not in kept and entry.modified <= youngest
-        )
-        deleted = 0
-        for batch in _batches(doomed, DELETE_BATCH):
-            self.folder.delete(batch)
-            deleted += len(batch)
-        return deleted
 
 
 def check_complete(manifest: Manifest, spec: LLMBatchJobSpec, keys: Sequence[ShardKey]) -> None:

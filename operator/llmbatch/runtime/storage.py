@@ -18,9 +18,9 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -40,6 +40,7 @@ GCS_SCHEMES = ("gs", "gcs")
 AZURE_SCHEMES = ("abfs", "abfss", "az", "azure", "adl")
 LIST_CHUNK = 1000
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
+_STAGED = re.compile(r"#\d+$")
 _STATUS = re.compile(r"status code: (\d{3})")
 _QUERY = re.compile(r"\?[^\s:]+")
 
@@ -396,9 +397,32 @@ class Folder:
                 for meta in chunk:
                     yield Entry(meta["path"], meta["size"], meta["last_modified"])
 
+    def cut_short(self, prefix: str) -> Iterator[Entry]:
+        """List the writes below `prefix` that a kill cut short: `<name>#<number>` files of a local folder.
+
+        Object stores show no such thing. These files are in no listing of `entries`.
+        """
+        if not isinstance(self.store, LocalStore):
+            return
+        root = local_path(self.uri)
+        with reporting(self.name, self.uri, key=prefix):
+            for path in (root / prefix).rglob("*#*"):
+                if not _STAGED.search(path.name):
+                    continue
+                # Its writer may be alive, and have just moved it into place.
+                with suppress(FileNotFoundError):
+                    stat = path.stat()
+                    modified = datetime.fromtimestamp(stat.st_mtime, UTC)
+                    yield Entry(path.relative_to(root).as_posix(), stat.st_size, modified)
+
     def delete(self, keys: list[str]) -> None:
         """Delete objects; one that is gone already is no error."""
         with reporting(self.name, self.uri):
+            if isinstance(self.store, LocalStore):
+                # obstore refuses the names of writes that were cut short.
+                for key in keys:
+                    (local_path(self.uri) / key).unlink(missing_ok=True)
+                return
             try:
                 self.store.delete(keys)
             except FileNotFoundError:

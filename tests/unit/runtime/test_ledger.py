@@ -225,42 +225,6 @@ def test_a_lost_part_is_found_before_final(tmp_path, damage):
     assert ledger.read_final() is None
 
 
-def finished_with_losers(tmp_path, final_after: timedelta):
-    """A finished job whose every shard has a losing part, and the (real) time its files were written."""
-    spec = job_spec(str(tmp_path))
-    ledger = open_ledger(spec)
-    for key in KEYS:
-        write_shard(ledger, spec, key, rows_of(key))
-        write_shard(ledger, spec, key, rows_of(key))
-    written = max(path.stat().st_mtime for path in (tmp_path / ledger.data_prefix).iterdir())
-    when = CLOCK.fromtimestamp(written, CLOCK.tzinfo)
-    assert ledger.collect_garbage(when + timedelta(days=365), 0) == 0
-    ledger.finalize(manifest_of(KEYS), spec, when + final_after)
-    return ledger, when
-
-
-def test_garbage_goes_after_final_and_grace(tmp_path):
-    ledger, written = finished_with_losers(tmp_path, timedelta(0))
-    parts = tmp_path / ledger.data_prefix
-    assert len(list(parts.iterdir())) == 2 * len(KEYS)
-    assert ledger.collect_garbage(written + timedelta(seconds=61), 60) == len(KEYS)
-    assert ledger.collect_garbage(written + timedelta(seconds=61), 60) == 0
-    assert {f"{ledger.data_prefix}{path.name}" for path in parts.iterdir()} == {
-        winner.data for winner in ledger.winners()
-    }
-    assert_exactly_once(ledger, KEYS)
-
-
-def test_old_garbage_of_a_job_that_just_ended_stays(tmp_path):
-    ledger, written = finished_with_losers(tmp_path, timedelta(days=1))
-    assert ledger.collect_garbage(written + timedelta(days=1, seconds=59), 60) == 0
-
-
-def test_young_garbage_of_a_job_that_ended_long_ago_stays(tmp_path):
-    ledger, written = finished_with_losers(tmp_path, timedelta(days=-1))
-    assert ledger.collect_garbage(written + timedelta(seconds=59), 60) == 0
-
-
 def test_a_staging_file_of_a_killed_local_write_is_no_commit(tmp_path):
     spec = job_spec(str(tmp_path))
     ledger = open_ledger(spec)
