@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Strict
 from pydantic.alias_generators import to_camel
 
 GROUP = "llmbatch.dev"
@@ -28,6 +28,17 @@ class Document(BaseModel):
     def to_wire(self) -> dict[str, Any]:
         """Return the JSON-ready camelCase form, without the fields that were left unset or null."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+class StrictDocument(Document):
+    """Base of what a user writes: a number in quotes is no number, as the API server sees it."""
+
+    model_config = ConfigDict(strict=True)
+
+
+_Item = TypeVar("_Item")
+Items = Annotated[tuple[_Item, ...], Strict(False)]
+"""A list of a `StrictDocument`: the list itself may be a Python list, its items are strict."""
 
 
 def cel(rule: str, message: str, *, field_path: str | None = None) -> dict[str, Any]:

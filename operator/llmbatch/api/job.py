@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
-from llmbatch.api.base import API_VERSION, KIND, Document, cel
+from llmbatch.api.base import API_VERSION, KIND, Document, Items, StrictDocument, cel
 from llmbatch.api.conditions import Condition
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=31)]
@@ -36,7 +36,7 @@ TaskName = Literal["generate", "embed", "classify", "score"]
 PolicyName = Literal["balanced", "rayReservation", "stock"]
 
 
-class Storage(Document):
+class Storage(StrictDocument):
     """How to reach an object store. Credentials come from the environment, never from here."""
 
     endpoint: Uri | None = None
@@ -51,7 +51,7 @@ class Storage(Document):
     """In a cluster: a Secret of the job's namespace; its keys become environment variables of the pods."""
 
 
-class Input(Document):
+class Input(StrictDocument):
     """Where the rows come from and how they are read."""
 
     uri: Uri
@@ -68,7 +68,7 @@ class Input(Document):
     """How to reach the input's object store."""
 
 
-class Model(Document):
+class Model(StrictDocument):
     """The model a stage runs."""
 
     name: Annotated[str, StringConstraints(min_length=1, max_length=512)]
@@ -79,7 +79,7 @@ class Model(Document):
     """Run Python code that comes with the model. Only for models whose code was reviewed."""
 
 
-class Prompt(Document):
+class Prompt(StrictDocument):
     """What a stage sends to its model: Jinja2 templates (sandboxed), or messages taken from the row.
 
     Templates see the row's fields and every earlier stage's output under the stage's name.
@@ -119,7 +119,7 @@ class Prompt(Document):
         return self
 
 
-class Sampling(Document):
+class Sampling(StrictDocument):
     """How a generate stage samples. Names and meanings are vLLM's and the OpenAI API's."""
 
     max_tokens: Annotated[int, Field(ge=1, le=1_048_576)] = 256
@@ -136,9 +136,7 @@ class Sampling(Document):
     """Penalty on tokens that occurred."""
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     """Penalty on tokens by how often they occurred."""
-    stop: Annotated[
-        tuple[Annotated[str, StringConstraints(min_length=1, max_length=256)], ...], Field(max_length=16)
-    ] = ()
+    stop: Annotated[Items[Annotated[str, StringConstraints(min_length=1, max_length=256)]], Field(max_length=16)] = ()
     """Strings that end the generation."""
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
     """Each row samples with a seed made of this and its id, so that a row that runs twice gives one text."""
@@ -146,7 +144,7 @@ class Sampling(Document):
     """JSON schema the text must follow (structured output)."""
 
 
-class Replicas(Document):
+class Replicas(StrictDocument):
     """Bounds of a stage's actor pool."""
 
     model_config = {
@@ -167,7 +165,7 @@ class Replicas(Document):
         return self
 
 
-class Resources(Document):
+class Resources(StrictDocument):
     """What one replica of a stage occupies."""
 
     gpus: Annotated[int, Field(ge=0, le=16)] = 0
@@ -178,7 +176,7 @@ class Resources(Document):
     """Accelerator type the replica must have, by Ray's name, such as `L4`, `A100` or `H100`."""
 
 
-class Endpoint(Document):
+class Endpoint(StrictDocument):
     """An OpenAI-compatible HTTP endpoint, for `engine: openai`."""
 
     url: Uri
@@ -195,7 +193,7 @@ class Endpoint(Document):
     """Retries with backoff on 408, 409, 429 and 5xx."""
 
 
-class Simulation(Document):
+class Simulation(StrictDocument):
     """The service-time and load-time model of `engine: simulated`."""
 
     seconds_per_row: Annotated[float, Field(ge=0, le=3600)] = 0.0
@@ -208,7 +206,7 @@ class Simulation(Document):
     """Length of a simulated embedding."""
 
 
-class Stage(Document):
+class Stage(StrictDocument):
     """One model applied to every row."""
 
     model_config = {
@@ -298,7 +296,7 @@ class Stage(Document):
         return self
 
 
-class Output(Document):
+class Output(StrictDocument):
     """Where the rows go and in which form."""
 
     uri: Uri
@@ -311,18 +309,18 @@ class Output(Document):
     """How to reach the output's object store."""
 
 
-class SpotCapacity(Document):
+class SpotCapacity(StrictDocument):
     """Preemptible workers."""
 
     max: Annotated[int, Field(ge=0, le=10_000)] = 0
     """Most spot workers."""
     node_selector: Annotated[dict[str, str], Field(max_length=32)] = {}
     """Labels of the nodes."""
-    tolerations: Annotated[tuple[dict[str, Any], ...], Field(max_length=32)] = ()
+    tolerations: Annotated[Items[dict[str, Any]], Field(max_length=32)] = ()
     """Tolerations, as in a pod."""
 
 
-class OnDemandCapacity(Document):
+class OnDemandCapacity(StrictDocument):
     """Workers that are not preempted."""
 
     model_config = {
@@ -337,7 +335,7 @@ class OnDemandCapacity(Document):
     """Most on-demand workers, base and fallback together."""
     node_selector: Annotated[dict[str, str], Field(max_length=32)] = {}
     """Labels of the nodes."""
-    tolerations: Annotated[tuple[dict[str, Any], ...], Field(max_length=32)] = ()
+    tolerations: Annotated[Items[dict[str, Any]], Field(max_length=32)] = ()
     """Tolerations, as in a pod."""
 
     @model_validator(mode="after")
@@ -347,7 +345,7 @@ class OnDemandCapacity(Document):
         return self
 
 
-class Fallback(Document):
+class Fallback(StrictDocument):
     """When on-demand workers stand in for spot workers that do not come."""
 
     after_seconds: Seconds = 300
@@ -356,7 +354,7 @@ class Fallback(Document):
     """Spot is tried again after this long."""
 
 
-class CapacitySpec(Document):
+class CapacitySpec(StrictDocument):
     """How many workers of which kind. Read in a cluster only."""
 
     gpus_per_worker: Annotated[int, Field(ge=0, le=16)] | None = None
@@ -369,7 +367,7 @@ class CapacitySpec(Document):
     """When on-demand stands in for spot."""
 
 
-class FailurePolicy(Document):
+class FailurePolicy(StrictDocument):
     """When a job counts as failed."""
 
     max_error_rate: Annotated[float, Field(ge=0, le=1)] = 0.01
@@ -378,7 +376,7 @@ class FailurePolicy(Document):
     """Attempts after a failure of the driver. Preemptions never count."""
 
 
-class Allocation(Document):
+class Allocation(StrictDocument):
     """How GPUs are divided among the stages."""
 
     policy: PolicyName = "balanced"
@@ -387,7 +385,7 @@ class Allocation(Document):
     """Share of the GPUs reserved evenly for the stages, for rayReservation and stock."""
 
 
-class Prices(Document):
+class Prices(StrictDocument):
     """Price of a worker an hour, in the currency of the budget."""
 
     spot: Annotated[float, Field(ge=0)]
@@ -396,7 +394,7 @@ class Prices(Document):
     """An on-demand worker an hour."""
 
 
-class Budget(Document):
+class Budget(StrictDocument):
     """A bound on the cost, from prices the user gives. Read in a cluster only."""
 
     max_cost: Annotated[float, Field(gt=0)]
@@ -409,7 +407,7 @@ def _immutable(field: str) -> dict[str, Any]:
     return cel(f"self.{field} == oldSelf.{field}", "immutable: create another job", field_path=f".{field}")
 
 
-class LLMBatchJobSpec(Document):
+class LLMBatchJobSpec(StrictDocument):
     """What the user wants."""
 
     model_config = {
@@ -435,7 +433,7 @@ class LLMBatchJobSpec(Document):
 
     input: Input
     """Where the rows come from."""
-    stages: Annotated[tuple[Stage, ...], Field(min_length=1, max_length=MAX_STAGES)]
+    stages: Annotated[Items[Stage], Field(min_length=1, max_length=MAX_STAGES)]
     """A chain of 1 to 8 stages."""
     output: Output
     """Where the rows go."""
@@ -607,7 +605,7 @@ class LLMBatchJobStatus(Document):
     """When the numbers above were brought up to date, RFC 3339."""
 
 
-class ObjectMeta(Document):
+class ObjectMeta(StrictDocument):
     """The part of Kubernetes' metadata a job file needs; the rest passes through unread."""
 
     model_config = {"extra": "ignore"}
@@ -626,7 +624,7 @@ class ObjectMeta(Document):
     """Annotations."""
 
 
-class LLMBatchJob(Document):
+class LLMBatchJob(StrictDocument):
     """The custom resource: `kubectl get lbj`."""
 
     api_version: Literal["llmbatch.dev/v1alpha1"] = API_VERSION  # type: ignore[assignment]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,15 @@ from llmbatch.api.job import LLMBatchJob
 from llmbatch.errors import SpecError
 
 _LONGEST_VALUE = 80
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's numbers, as kubectl reads them: PyYAML takes `1e-3` for a text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"), list("-+.0123456789")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +80,7 @@ def read_job(path: Path) -> LLMBatchJob:
 
 def _documents(path: Path) -> list[Any]:
     try:
-        return list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+        return list(yaml.load_all(path.read_text(encoding="utf-8"), _Loader))
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError.of("file", str(path), f"must be a readable text file: {error}") from error
     except yaml.YAMLError as error:

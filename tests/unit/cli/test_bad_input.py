@@ -84,6 +84,9 @@ def test_an_output_below_a_file(rows: Path) -> None:
     [
         ({"stages": []}, "spec.stages: "),
         ({"shardRows": 0}, "spec.shardRows: '0': "),
+        ({"shardRows": "16"}, "spec.shardRows: '16': "),
+        ({"suspend": "no"}, "spec.suspend: 'no': "),
+        ({"failurePolicy": {"maxErrorRate": "0.1"}}, "spec.failurePolicy.maxErrorRate: '0.1': "),
         ({"unknown": 1}, "spec.unknown: '1': "),
         ({"input": {"uri": "x", "format": "xml"}}, "spec.input.format: 'xml': "),
     ],
@@ -105,3 +108,11 @@ def test_a_file_that_is_no_yaml(tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     path.write_text("a: [")
     assert "must be YAML or JSON" in refused(path)
+
+
+@pytest.mark.parametrize("number", ["1e-2", "1.0e-2", "+1E-02", "1", "0", ".5"])
+def test_numbers_are_read_as_kubectl_reads_them(tmp_path: Path, number: str) -> None:
+    path = written(tmp_path, document(tmp_path, failurePolicy={"maxErrorRate": "PLACE"}))
+    path.write_text(path.read_text().replace("PLACE", number))
+    result = runner.invoke(app, ["validate", str(path)])
+    assert (result.exit_code, "1 valid" in result.output) == (0, True), result.output

@@ -32,11 +32,7 @@ def test_the_models_accept_what_users_write(change: dict[str, object]) -> None:
     LLMBatchJobSpec.model_validate(crdcases.spec(change))
 
 
-# The models read "16" as 16, where the API server insists on the type.
-TYPES = ("integer", "boolean")
-
-
-@pytest.mark.parametrize("case", [case for case in crdcases.REFUSED if case.says not in TYPES], ids=str)
+@pytest.mark.parametrize("case", crdcases.REFUSED, ids=str)
 def test_the_models_refuse_what_the_definition_refuses(case: crdcases.Refused) -> None:
     with pytest.raises(ValidationError):
         LLMBatchJobSpec.model_validate(crdcases.spec(case.change))
