@@ -21,8 +21,8 @@ from llmbatch.core.job.failure import error_rate_exceeded
 from llmbatch.errors import ErrorRateError, InternalError, LLMBatchError
 from llmbatch.runtime import pipeline
 from llmbatch.runtime.desired import Desired
-from llmbatch.runtime.embedded import RunOptions, embedded_ray
-from llmbatch.runtime.engines.checks import check_engines
+from llmbatch.runtime.embedded import RunOptions, embedded_ray, most_gpus_of_a_node
+from llmbatch.runtime.engines.checks import check_engines, check_gpus
 from llmbatch.runtime.ledger import Commit, Final, Ledger, Manifest
 from llmbatch.runtime.pipeline import ShardResult
 from llmbatch.runtime.pools.arbiter import Arbiter, Decision
@@ -119,7 +119,7 @@ def run(
     What earlier attempts committed is not read again. Progress is reported every `TICK_SECONDS`.
 
     Raises:
-        UserError: the job, its input or its output is of no use; nothing was started.
+        UserError: the job, its input or its output is of no use, or this machine lacks the GPUs; no row was run.
         InternalError: a contract broke; what is committed stays.
     """
     return _Attempt(run_spec, on_progress, stop, desired or Desired(), options or RunOptions()).run()
@@ -190,6 +190,9 @@ class _Attempt:
 
     def _stream(self, todo: Sequence[Split]) -> None:
         with embedded_ray(self.options, self.desired):
+            gpus = most_gpus_of_a_node(self.options)
+            if gpus is not None:
+                check_gpus(self.spec, gpus)
             configure_ray_data(self.monitor, self.spec.allocation.reservation_ratio)
             dataset = pipeline.build(self.spec, self.manifest, todo, self.ledger)
             blocks: queue.SimpleQueue[list[ShardResult] | BaseException | None] = queue.SimpleQueue()
@@ -378,11 +381,14 @@ def _pump(dataset: Any, blocks: queue.SimpleQueue[Any]) -> None:
 
 def cause_of(error: BaseException) -> BaseException:
     """Return the llmbatch error inside what Ray raised, or an InternalError that carries Ray's words."""
+    from ray.exceptions import RayError
+
     seen: BaseException | None = error
     while seen is not None:
         cause = getattr(seen, "cause", None)
         for candidate in (seen, cause):
-            if isinstance(candidate, LLMBatchError):
+            # Ray makes an error that is of its own class and of the cause's at once, with a worker's traceback in it.
+            if isinstance(candidate, LLMBatchError) and not isinstance(candidate, RayError):
                 return candidate
         seen = seen.__cause__ or (cause if isinstance(cause, BaseException) else None)
     return InternalError(f"the pipeline stopped: {type(error).__name__}: {error}")

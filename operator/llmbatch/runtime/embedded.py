@@ -57,6 +57,20 @@ class RunOptions:
     """Capacity that comes and goes; None: one node that stays."""
 
 
+def most_gpus_of_a_node(options: RunOptions) -> int | None:
+    """Return the GPUs of the largest node that this run can ever have, inside `embedded_ray`.
+
+    None where a cluster is joined: its nodes come and go, and the controller checks a stage against them.
+    """
+    if options.address is not None:
+        return None
+    if options.capacity is not None:
+        return options.capacity.trace.gpus_per_node
+    import ray
+
+    return max(int(node["Resources"].get("GPU", 0)) for node in ray.nodes())
+
+
 class Step(NamedTuple):
     """One thing that happens to the nodes, at a second of the trace."""
 

@@ -111,10 +111,11 @@ def configure_ray_data(monitor: PoolMonitor, reservation_ratio: float) -> None:
     """
     import ray.data
 
-    # Ray Data's own words go to its log file; the terminal belongs to the run's display.
+    # Ray Data's own words go to its log file; the terminal belongs to the run's display, which tells the cause of an
+    # end in one line where Ray Data prints its stack.
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):
-            handler.setLevel(logging.ERROR)
+            handler.setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
