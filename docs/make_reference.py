@@ -1,5 +1,7 @@
 """Write the pages below docs/reference from the models and the command: python docs/make_reference.py."""
 
+# ruff: noqa: INP001
+
 from pathlib import Path
 
 from llmbatch.cli.reference import cli_page, job_page

@@ -28,8 +28,8 @@ def job_page() -> str:
         MADE,
         "# LLMBatchJob, field by field\n",
         (
-            "`apiVersion: llmbatch.dev/v1alpha1`, `kind: LLMBatchJob`. The name in `metadata` has at most 52 characters. "
-            "Unknown fields are refused. A field without a default is optional unless it says *required*.\n"
+            "`apiVersion: llmbatch.dev/v1alpha1`, `kind: LLMBatchJob`. The name in `metadata` has at most 52 "
+            "characters. Unknown fields are refused. A field without a default is optional unless it says *required*.\n"
         ),
     ]
     for name in ("spec", "status"):
