@@ -23,9 +23,19 @@ $(UV):
 	$(UV) sync --quiet --frozen $(EXTRAS)
 	@touch $@
 
+.venv-vllm/.ready: $(UV) pyproject.toml tests/vllm/requirements.txt tests/vllm/overrides.txt
+	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv-vllm
+	$(UV) pip install --quiet --python .venv-vllm/bin/python --override tests/vllm/overrides.txt -r tests/vllm/requirements.txt
+	@touch $@
+
 .PHONY: quickstart
 quickstart: .venv/.ready ## Run the main job on real input: embedded Ray, no cluster, no GPU
 	$(BIN)/llmbatch run examples/quickstart.yaml --report out/quickstart-report.html
+
+.PHONY: quickstart-vllm
+quickstart-vllm: .venv-vllm/.ready ## Run real models through vLLM on the CPU (installs 7 GB)
+	.venv-vllm/bin/python tests/vllm/make_models.py .cache/models
+	VLLM_CPU_KVCACHE_SPACE=1 .venv-vllm/bin/llmbatch run examples/vllm-cpu.yaml --report out/vllm-cpu-report.html
 
 .PHONY: test
 test: lint test-unit test-s3 test-ray ## Everything
@@ -48,6 +58,10 @@ test-s3: .venv/.ready ## Against an S3-compatible server on loopback
 .PHONY: test-ray
 test-ray: .venv/.ready ## With a real embedded Ray
 	$(BIN)/pytest -q -m ray
+
+.PHONY: test-vllm
+test-vllm: .venv-vllm/.ready ## With real vLLM on the CPU (installs 7 GB)
+	.venv-vllm/bin/pytest -q -m vllm tests/vllm
 
 .PHONY: generate
 generate: .venv/.ready ## Rewrite the CRD from the models
