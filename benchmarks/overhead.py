@@ -1,0 +1,139 @@
+"""Rows a second of `llmbatch run` with a simulated engine that takes no time, against the same pipeline bare.
+
+    python benchmarks/overhead.py --rows 100000 --seeds 3
+
+The bare pipeline is what one would write with Ray Data alone: read_json, two map_batches with an actor pool of one,
+write_parquet. Both read the same files with the same Ray, one after the other in turns, each in a process of its own.
+Two times are compared, both with Ray's start: of the run, after the imports, and of the whole process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+FILES = 8
+BATCH = 256
+STORE_BYTES = 300_000_000
+
+
+def write_input(folder: Path, rows: int, seed: int) -> None:
+    draw = random.Random(seed)
+    words = [f"w{draw.getrandbits(20)}" for _ in range(1000)]
+    (folder / "in").mkdir()
+    for number in range(FILES):
+        with (folder / "in" / f"{number}.jsonl").open("w") as file:
+            for row in range(number, rows, FILES):
+                file.write(json.dumps({"id": f"r{row}", "text": " ".join(draw.choices(words, k=12))}) + "\n")
+
+
+def job(folder: Path, batch_size: int) -> Path:
+    common = {"engine": "simulated", "resources": {"cpus": 0.5}, "batchSize": batch_size}
+    stages = [
+        {"name": "one", "prompt": {"user": "Say: {{ text }}"}, **common},
+        {"name": "two", "prompt": {"user": "Judge: {{ one }}"}, **common},
+    ]
+    spec = {
+        "input": {"uri": f"{folder}/in/*.jsonl", "format": "jsonl", "idField": "id"},
+        "stages": stages,
+        "output": {"uri": f"{folder}/ours"},
+    }
+    path = folder / "job.yaml"
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "apiVersion": "llmbatch.dev/v1alpha1",
+                "kind": "LLMBatchJob",
+                "metadata": {"name": "overhead"},
+                "spec": spec,
+            }
+        )
+    )
+    return path
+
+
+class Bare:
+    """A stage that hashes a text, as the simulated engine does, and nothing else."""
+
+    def __init__(self, read: str, write: str) -> None:
+        self.read, self.write = read, write
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        batch[self.write] = [hashlib.sha256(text.encode()).hexdigest() for text in batch[self.read]]
+        return batch
+
+
+def bare(folder: Path) -> None:
+    """Run the bare pipeline, and print the seconds it took, Ray's start included."""
+    import ray
+
+    started = time.monotonic()
+    ray.init(num_cpus=4, object_store_memory=STORE_BYTES, include_dashboard=False, log_to_driver=False)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    rows = ray.data.read_json(f"{folder}/in")
+    for read, write in (("text", "one"), ("one", "two")):
+        rows = rows.map_batches(
+            Bare,
+            fn_constructor_args=(read, write),
+            batch_size=BATCH,
+            num_cpus=0.5,
+            compute=ray.data.ActorPoolStrategy(size=1),
+        )
+    rows.write_parquet(f"{folder}/bare")
+    print(json.dumps({"seconds": time.monotonic() - started}))
+
+
+def timed(command: list[str]) -> tuple[float, dict[str, Any]]:
+    """Return the seconds of a process and the last line it printed."""
+    started = time.monotonic()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise SystemExit(done.stderr[-3000:])
+    return time.monotonic() - started, json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--bare", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.bare is not None:
+        bare(options.bare)
+        return
+    ratios, whole_ratios = [], []
+    print("| seed | llmbatch, rows/s | bare, rows/s | ratio | ratio of the processes |\n|---|---|---|---|---|")
+    for seed in range(options.seeds):
+        with tempfile.TemporaryDirectory(prefix="overhead-") as name:
+            folder = Path(name)
+            write_input(folder, options.rows, seed)
+            program = str(Path(sys.executable).parent / "llmbatch")
+            store = ["--object-store-mb", str(STORE_BYTES // 1_000_000), "--cpus", "4"]
+            ours_whole, last = timed([program, "run", str(job(folder, BATCH)), "--json", *store])
+            bare_whole, printed = timed([sys.executable, __file__, "--bare", str(folder)])
+        if last["progress"]["rows"]["rowsCompleted"] != options.rows:
+            raise SystemExit(f"{last['progress']['rows']} instead of {options.rows} rows")
+        ours, base = last["progress"]["elapsedSeconds"], printed["seconds"]
+        ratios.append(base / ours)
+        whole_ratios.append(bare_whole / ours_whole)
+        print(
+            f"| {seed} | {options.rows / ours:,.0f} | {options.rows / base:,.0f} | {ratios[-1]:.2f} "
+            f"| {whole_ratios[-1]:.2f} |",
+            flush=True,
+        )
+    print(f"mean ratio {statistics.mean(ratios):.2f}, of the processes {statistics.mean(whole_ratios):.2f}")
+
+
+if __name__ == "__main__":
+    main()
