@@ -26,8 +26,10 @@ from pathlib import Path
 from typing import Any
 
 from llmbatch.api.job import LLMBatchJobSpec
+from llmbatch.runtime.finalize import finalize
 from llmbatch.runtime.idindex import IdIndex, decode_hashes, encode_hashes, hash_id
-from llmbatch.runtime.ledger import Commit, Ledger, Manifest
+from llmbatch.runtime.ledger import Ledger
+from llmbatch.runtime.records import Commit, Manifest
 from llmbatch.runtime.shards import SPLIT_BYTES, InputFile, ShardKey, plan_splits
 
 ROWS = 256
@@ -126,7 +128,7 @@ def child(what: str, root: Path, shards: int) -> None:
         ),
         "ids": lambda: index_all(ledger, shards),
         "id set": lambda: id_set(shards),
-        "finalize": lambda: ledger.finalize(manifest, spec, datetime.now(UTC)).rows,
+        "finalize": lambda: finalize(ledger, manifest, spec, datetime.now(UTC)).rows,
     }
     seconds, items = timed(acts[what])
     print(json.dumps({"seconds": seconds, "megabytes": peak_mb() - before, "items": items}))

@@ -14,9 +14,11 @@ import pyarrow.parquet as pq
 from obstore import exceptions
 
 from llmbatch.api.job import LLMBatchJobSpec
-from llmbatch.runtime.ledger import Commit, Final, Ledger, Manifest
+from llmbatch.runtime.finalize import finalize
+from llmbatch.runtime.ledger import Ledger
 from llmbatch.runtime.outputs import write_shard
 from llmbatch.runtime.parts import read_part
+from llmbatch.runtime.records import Commit, Final, Manifest
 from llmbatch.runtime.rows import Row, RowError, StageOutput
 from llmbatch.runtime.shards import InputFile, ShardKey
 from llmbatch.runtime.storage import Folder, Retry
@@ -112,7 +114,7 @@ def attempt_job(spec: LLMBatchJobSpec, keys: list[ShardKey], store: Any, worker:
     for key in keys:
         if key not in done:
             write_shard(ledger, spec, key, rows_of(key), worker=worker)
-    return ledger.finalize(manifest, spec, LATER)
+    return finalize(ledger, manifest, spec, LATER)
 
 
 def read_rows(ledger: Ledger) -> list[dict[str, Any]]:

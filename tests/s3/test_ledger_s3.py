@@ -29,6 +29,7 @@ from ledgerkit import (
 )
 from llmbatch.errors import OutputError, StorageBusyError
 from llmbatch.runtime.export import export
+from llmbatch.runtime.finalize import finalize
 from llmbatch.runtime.garbage import delete_garbage, find_garbage
 from llmbatch.runtime.outputs import write_shard
 from llmbatch.runtime.storage import Folder, Retry
@@ -193,7 +194,7 @@ def test_losers_are_collected_after_final_and_grace(proxy, bucket):
     for key in KEYS:
         write_shard(ledger, spec, key, rows_of(key, failing=[0], ids=lambda row, key=key: f"{key}-{row}"))
         write_shard(ledger, spec, key, rows_of(key, failing=[0], ids=lambda row, key=key: f"{key}-{row}"))
-    final = ledger.finalize(manifest_of(KEYS), spec, LATER)
+    final = finalize(ledger, manifest_of(KEYS), spec, LATER)
     now = datetime.now(UTC)
     later = now + timedelta(hours=2)
     assert list(find_garbage(ledger, final, now, 3600)) == []
@@ -228,7 +229,7 @@ def test_an_export_that_fails_leaves_neither_object_nor_upload(proxy, bucket, s3
     write_shard(ledger, spec, KEYS[0], big)
     for key in KEYS[1:]:
         write_shard(ledger, spec, key, rows_of(key))
-    ledger.finalize(manifest_of(KEYS), spec, LATER)
+    finalize(ledger, manifest_of(KEYS), spec, LATER)
     export(ledger, f"s3://{bucket}/whole.jsonl")
     whole = Folder(f"s3://{bucket}", proxy.storage)
     assert whole.size("whole.jsonl") == sum(winner.size for winner in ledger.winners())

@@ -15,7 +15,8 @@ from llmbatch.errors import LLMBatchError, OutputConflictError, OutputError
 
 if TYPE_CHECKING:
     from llmbatch.api.job import LLMBatchJob
-    from llmbatch.runtime.ledger import Final, Ledger
+    from llmbatch.runtime.ledger import Ledger
+    from llmbatch.runtime.records import Final
 
 GRACE_SECONDS = 3600
 

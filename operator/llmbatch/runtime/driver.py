@@ -23,7 +23,8 @@ from llmbatch.runtime import pipeline
 from llmbatch.runtime.desired import Desired
 from llmbatch.runtime.embedded import RunOptions, embedded_ray, most_gpus_of_a_node
 from llmbatch.runtime.engines.checks import check_engines, check_gpus
-from llmbatch.runtime.ledger import Commit, Final, Ledger, Manifest
+from llmbatch.runtime.finalize import finalize
+from llmbatch.runtime.ledger import Ledger
 from llmbatch.runtime.pipeline import ShardResult
 from llmbatch.runtime.pools.arbiter import Arbiter, Decision
 from llmbatch.runtime.pools.check import missing_names
@@ -31,6 +32,7 @@ from llmbatch.runtime.pools.watch import PoolMonitor, configure_ray_data
 from llmbatch.runtime.prompts import check_templates
 from llmbatch.runtime.rates import Rate
 from llmbatch.runtime.readers.listing import list_files, sample_fields
+from llmbatch.runtime.records import Commit, Final, Manifest
 from llmbatch.runtime.shards import SPLIT_BYTES, ShardKey, Split, plan_splits
 from llmbatch.runtime.uniqueids import UniqueIds
 
@@ -182,7 +184,7 @@ class _Attempt:
             if self._stopping():
                 return self._result("stopped", None)
             self._check_error_rate(finished=True)
-            final = self.ledger.finalize(self.manifest, self.spec, datetime.now(UTC))
+            final = finalize(self.ledger, self.manifest, self.spec, datetime.now(UTC), self.ids)
         except ErrorRateError as error:
             return self._result("failed", None, f"{type(error).__name__}: {error}")
         self._report("complete")

@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 
 from llmbatch.api.job import Storage
 from llmbatch.errors import OutputError
-from llmbatch.runtime.ledger import Ledger, Winner
+from llmbatch.runtime.ledger import Ledger
 from llmbatch.runtime.parts import read_part
+from llmbatch.runtime.records import Winner
 from llmbatch.runtime.storage import Folder, reporting
 
 NAME = "destination"

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
 
-from llmbatch.runtime.ledger import Final, Ledger
+from llmbatch.runtime.ledger import Ledger
+from llmbatch.runtime.records import Final
 from llmbatch.runtime.storage import Entry
 
 DELETE_BATCH = 1000

@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 from llmbatch.api.job import LLMBatchJobSpec, OutputFormat, Stage, TaskName
 from llmbatch.errors import ShardSplitError, SpecError, StorageBusyError
 from llmbatch.runtime.idindex import encode_hashes
-from llmbatch.runtime.ledger import Commit, Ledger
+from llmbatch.runtime.ledger import Ledger
+from llmbatch.runtime.records import Commit
 from llmbatch.runtime.rows import Row, StageOutput, dumps
 from llmbatch.runtime.shards import ShardKey
 

@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llmbatch.api.job import LLMBatchJobSpec
-from llmbatch.runtime.ledger import Commit, Ledger, Manifest
+from llmbatch.runtime.ledger import Ledger
 from llmbatch.runtime.outputs import write_shard
 from llmbatch.runtime.prompts import needed_fields
 from llmbatch.runtime.readers.shards import read_split_tables
+from llmbatch.runtime.records import Commit, Manifest
 from llmbatch.runtime.rows import Row, from_table
 from llmbatch.runtime.shards import ShardKey, Split
 from llmbatch.runtime.stages import apply_stage

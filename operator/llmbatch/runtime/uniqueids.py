@@ -12,7 +12,8 @@ from llmbatch.runtime.parts import ids_in, read_part
 from llmbatch.runtime.shards import ShardKey
 
 if TYPE_CHECKING:
-    from llmbatch.runtime.ledger import Commit, Ledger, Manifest
+    from llmbatch.runtime.ledger import Ledger
+    from llmbatch.runtime.records import Commit, Manifest
 
 
 class UniqueIds:

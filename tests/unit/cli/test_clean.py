@@ -16,6 +16,7 @@ from jobs import job
 from ledgerkit import manifest_of, rows_of, shard_keys
 from llmbatch.api.runspec import run_spec
 from llmbatch.cli.main import app
+from llmbatch.runtime.finalize import finalize
 from llmbatch.runtime.ledger import Ledger
 from llmbatch.runtime.outputs import write_shard
 
@@ -51,7 +52,7 @@ def running(tmp_path: Path) -> Ledger:
 def complete(tmp_path: Path, running: Ledger) -> Path:
     """The same, complete since a day ago."""
     finished = datetime.fromtimestamp(time.time() - DAY, UTC)
-    running.finalize(manifest_of(KEYS), job(tmp_path).spec, finished)
+    finalize(running, manifest_of(KEYS), job(tmp_path).spec, finished)
     return tmp_path
 
 

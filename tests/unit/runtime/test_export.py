@@ -14,6 +14,7 @@ from ledgerkit import LATER, job_spec, manifest_of, open_ledger, rows_of, shard_
 from llmbatch.errors import InternalError, OutputError
 from llmbatch.runtime import export as export_module
 from llmbatch.runtime.export import export
+from llmbatch.runtime.finalize import finalize
 from llmbatch.runtime.outputs import write_shard
 
 KEYS = shard_keys(files=3, shards=30, rows=4)
@@ -32,7 +33,7 @@ def finish(uri, output_format):
     for key in reversed(KEYS):
         write_shard(ledger, spec, key, rows_of(key))
         write_shard(ledger, spec, key, rows_of(key))
-    ledger.finalize(manifest_of(KEYS), spec, LATER)
+    finalize(ledger, manifest_of(KEYS), spec, LATER)
     return ledger
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from ledgerkit import CLOCK, assert_exactly_once, job_spec, manifest_of, open_ledger, rows_of, shard_keys
 from llmbatch.errors import InternalError
+from llmbatch.runtime.finalize import finalize
 from llmbatch.runtime.garbage import Collected, delete_garbage, find_garbage
 from llmbatch.runtime.outputs import write_shard
 
@@ -24,7 +25,7 @@ def finished_with_losers(tmp_path, final_after=timedelta(0)):
         write_shard(ledger, spec, key, rows_of(key))
     written = max(path.stat().st_mtime for path in (tmp_path / ledger.data_prefix).iterdir())
     when = CLOCK.fromtimestamp(written, CLOCK.tzinfo)
-    return ledger, ledger.finalize(manifest_of(KEYS), spec, when + final_after), when
+    return ledger, finalize(ledger, manifest_of(KEYS), spec, when + final_after), when
 
 
 def parts_of(tmp_path, ledger):

@@ -33,8 +33,10 @@ from ledgerkit import (
     shard_keys,
 )
 from llmbatch.errors import InputError, InternalError, OutputConflictError, OutputError
-from llmbatch.runtime.ledger import Ledger, Manifest
+from llmbatch.runtime.finalize import finalize
+from llmbatch.runtime.ledger import Ledger
 from llmbatch.runtime.outputs import write_shard
+from llmbatch.runtime.records import Manifest
 from llmbatch.runtime.shards import InputFile
 from llmbatch.runtime.storage import Folder
 
@@ -155,14 +157,14 @@ def test_final_sums_up_and_the_second_one_is_the_first(tmp_path):
     ledger = open_ledger(spec)
     for key in KEYS:
         write_shard(ledger, spec, key, rows_of(key, failing=[1]))
-    final = ledger.finalize(manifest_of(KEYS), spec, LATER)
+    final = finalize(ledger, manifest_of(KEYS), spec, LATER)
     assert (final.shards, final.rows, final.failed) == (4, 12, 4)
     assert (final.prompt_tokens, final.completion_tokens) == (8 * 10, 8 * 3)
     assert (final.started_at, final.finished_at, final.spec_hash) == (CLOCK, LATER, SPEC_HASH)
     watched = FaultyStore(ledger.folder.store, no_fault)
     again = open_ledger(spec, watched)
     watched.calls.clear()
-    assert again.finalize(manifest_of(KEYS), spec, LATER + timedelta(days=1)) == final
+    assert finalize(again, manifest_of(KEYS), spec, LATER + timedelta(days=1)) == final
     assert watched.calls == [("get", "_FINAL")]
     assert json.loads((tmp_path / "_FINAL").read_bytes())["winners"]["key"] == final.winners.key
     assert [winner.shard for winner in ledger.winners()] == KEYS
@@ -174,7 +176,7 @@ def test_an_incomplete_output_is_not_final(tmp_path):
     for key in KEYS[:-1]:
         write_shard(ledger, spec, key, rows_of(key))
     with pytest.raises(InternalError, match="not complete"):
-        ledger.finalize(manifest_of(KEYS), spec, LATER)
+        finalize(ledger, manifest_of(KEYS), spec, LATER)
     assert ledger.read_final() is None
     with pytest.raises(OutputError, match="not complete"):
         list(ledger.winners())
@@ -187,7 +189,7 @@ def test_a_gap_between_shards_is_found(tmp_path):
     for key in (keys[0], keys[2]):
         write_shard(ledger, spec, key, rows_of(key))
     with pytest.raises(InternalError):
-        ledger.finalize(manifest_of(keys), spec, LATER)
+        finalize(ledger, manifest_of(keys), spec, LATER)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +208,7 @@ def test_a_shard_that_doubles_rows_is_found(tmp_path, stray):
     for key in [*KEYS, stray]:
         write_shard(ledger, spec, key, rows_of(key))
     with pytest.raises(InternalError, match=str(stray)):
-        ledger.finalize(manifest_of(KEYS), spec, LATER)
+        finalize(ledger, manifest_of(KEYS), spec, LATER)
     assert ledger.read_final() is None
 
 
@@ -221,7 +223,7 @@ def test_a_lost_part_is_found_before_final(tmp_path, damage):
     else:
         part.write_bytes(part.read_bytes()[:10])
     with pytest.raises(InternalError, match=records[1].data):
-        ledger.finalize(manifest_of(KEYS), spec, LATER)
+        finalize(ledger, manifest_of(KEYS), spec, LATER)
     assert ledger.read_final() is None
 
 

@@ -31,10 +31,12 @@ from llmbatch.errors import (
     SpecError,
     StorageBusyError,
 )
+from llmbatch.runtime.finalize import finalize
 from llmbatch.runtime.idindex import decode_hashes, hash_id
-from llmbatch.runtime.ledger import Commit, Ledger
+from llmbatch.runtime.ledger import Ledger
 from llmbatch.runtime.outputs import encode, output_schema, whole_shard, write_shard
 from llmbatch.runtime.parts import ids_in, read_part
+from llmbatch.runtime.records import Commit
 from llmbatch.runtime.rows import Row, StageOutput, from_table, to_table
 from llmbatch.runtime.uniqueids import UniqueIds
 
@@ -314,7 +316,7 @@ def test_repeated_ids_nobody_looked_at_stop_the_final(tmp_path):
     for key in keys:
         write_shard(ledger, spec, key, rows_of(key, ids="abc".__getitem__))
     with pytest.raises(DuplicateIdError):
-        ledger.finalize(manifest_of(keys), spec, LATER)
+        finalize(ledger, manifest_of(keys), spec, LATER)
     assert ledger.read_final() is None
 
 
@@ -324,4 +326,4 @@ def test_trusted_ids_are_not_compared(tmp_path):
     keys = shard_keys(files=2, shards=1, rows=3)
     for key in keys:
         write_shard(ledger, spec, key, rows_of(key, ids="abc".__getitem__))
-    assert ledger.finalize(manifest_of(keys), spec, LATER).rows == 6
+    assert finalize(ledger, manifest_of(keys), spec, LATER).rows == 6
