@@ -90,7 +90,7 @@ def restarted(namespace: str, count: int) -> tuple[float, float, float, float]:
         before, _ = cpu_and_memory(process.pid)
         time.sleep(20)
         after, memory = cpu_and_memory(process.pid)
-        return took, metric("llmbatch_api_writes"), memory, (after - before) / 20
+        return took, metric("llmbatch_api_writes_total"), memory, (after - before) / 20
     finally:
         process.terminate()
         process.wait()
@@ -107,7 +107,7 @@ async def run(kube: KubeClient, count: int) -> None:
         try:
             ours, kuberays = await times(kube, namespace, count)
             await asyncio.sleep(10)
-            writes = metric("llmbatch_api_writes") / count
+            writes = metric("llmbatch_api_writes_total") / count
         finally:
             process.terminate()
             process.wait()

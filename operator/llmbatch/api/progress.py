@@ -43,6 +43,17 @@ class PoolProgress(Document):
     """Why the target is what it is, in words."""
 
 
+class Drains(Document):
+    """How workers on notice went."""
+
+    clean: int = 0
+    """With nothing on them, before their deadline."""
+    late: int = 0
+    """With nothing on them, after their deadline."""
+    missed: int = 0
+    """With work on them, which runs again."""
+
+
 class Progress(Document):
     """How far the run is, how fast, and what holds it up."""
 
@@ -62,6 +73,10 @@ class Progress(Document):
     """Shards in the ledger."""
     shards_skipped: int = 0
     """Shards that an earlier attempt committed and this one did not read again."""
+    rows_repeated: int = 0
+    """Rows that ran again in this attempt although their shard was committed already."""
+    drains: Drains = Drains()
+    """How workers on notice went, in this attempt."""
     pools: tuple[PoolProgress, ...] = ()
     """The stages, in order."""
     gpus: int = 0

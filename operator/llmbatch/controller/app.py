@@ -60,7 +60,7 @@ class Operator:
         self._kube, self._settings, self._options = kube, settings, options
         self._heads = HeadClient()
         self._watch = Watch(kube, nodes_watched=options.watch_nodes)
-        self.metrics = Metrics(lambda: self.jobs.phases(), lambda: kube.writes)
+        self.metrics = Metrics(lambda: self.jobs.phases(), lambda: self.jobs.figures(), lambda: kube.writes)
         observer = Observer(kube, self._heads, self._watch, settings)
         applier = Applier(kube, self._heads, socket.gethostname())
         self.jobs = Jobs(Tools(kube, observer, applier, self.metrics, options.snapshots))

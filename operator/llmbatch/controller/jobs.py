@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from llmbatch.controller.metrics import JobFigures
 from llmbatch.controller.runner import JobRunner, Tools
 from llmbatch.controller.watch import JobKey
 
@@ -54,6 +55,10 @@ class Jobs:
     def phases(self) -> Counter[str]:
         """Return how many jobs there are in each phase."""
         return Counter(runner.phase for runner in self._runners.values())
+
+    def figures(self) -> list[JobFigures]:
+        """Return what the last pass over each job saw; nothing of a job that is gone."""
+        return [figures for runner in self._runners.values() if (figures := runner.figures) is not None]
 
     def longest_pass(self) -> float:
         """Return the age of the oldest pass that is still under way, in seconds."""

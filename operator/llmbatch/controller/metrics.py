@@ -1,49 +1,246 @@
-"""The operator's own figures, for Prometheus. Labels are bounded: no job, pod or node is named."""
+"""The operator's figures, for Prometheus: its own, and those of every job it serves. A job's go when the job goes.
+
+The labels of a job are bounded by the jobs there are; no other label names a row, a pod or a node.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter as Count
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import get_args
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from llmbatch import __version__
+from llmbatch.api.job import LLMBatchJobStatus
+from llmbatch.api.progress import Progress
+from llmbatch.core.figures import JOB_LABELS, RUN_FIGURES, Figure, Sheet, read_rows, read_run
+from llmbatch.core.job.facts import Worker, present_progress, workers
+from llmbatch.core.job.numbers import merged_rows
+from llmbatch.core.job.phase import Phase
+from llmbatch.core.job.snapshot import Snapshot
+
 PASS_SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-NOTICE_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30)
+DELIVERY_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30)
+NOTICE_SECONDS = (0, 5, 15, 25, 30, 60, 90, 120, 300, 600)
+RECOVERY_SECONDS = (10, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200)
+
+CONDITION = Figure(
+    "llmbatch_job_condition", "gauge", "1 for each condition that is true, with its reason.", ("condition", "reason")
+)
+ATTEMPTS_ENDED = Figure(
+    "llmbatch_attempts_ended", "counter", "Attempts that failed or were interrupted before the job ended.", ("result",)
+)
+WORKERS = Figure("llmbatch_workers", "gauge", "Worker pods.", ("market", "state"))
+WORKERS_WANTED = Figure("llmbatch_workers_wanted", "gauge", "Worker pods the controller asks for.")
+FALLBACK_WORKERS = Figure("llmbatch_fallback_workers", "gauge", "On-demand workers that stand in for spot ones.")
+WORKERS_LOST = Figure(
+    "llmbatch_workers_lost",
+    "counter",
+    "Workers on notice or taken away (preemption), and worker pods that failed by themselves (failure).",
+    ("cause",),
+)
+CAPACITY_GPUS = Figure("llmbatch_capacity_gpus", "gauge", "GPUs of the workers that take work.", ("market",))
+COST = Figure("llmbatch_cost", "counter", "Cost so far, in the currency of budget.prices; absent without prices.")
+MAX_COST = Figure("llmbatch_budget_max_cost", "gauge", "budget.maxCost; absent without a budget.")
+JOB_FIGURES = (
+    CONDITION,
+    ATTEMPTS_ENDED,
+    WORKERS,
+    WORKERS_WANTED,
+    FALLBACK_WORKERS,
+    WORKERS_LOST,
+    CAPACITY_GPUS,
+    COST,
+    MAX_COST,
+    *RUN_FIGURES,
+)
+"""What a job gives, beside what its run gives."""
+MARKETS = ("spot", "on-demand")
+WORKER_STATES = ("ready", "starting", "leaving")
+
+
+@dataclass(frozen=True, slots=True)
+class JobFigures:
+    """What the last pass over a job saw."""
+
+    owner: tuple[str, str]
+    """Namespace and name."""
+    status: LLMBatchJobStatus
+    """The status, with the rows as they are now."""
+    progress: Progress | None
+    """The run's Progress, while a driver runs."""
+    workers: Mapping[tuple[str, str], int]
+    """Worker pods by market and state."""
+    gpus_per_worker: int
+    """GPUs of one worker."""
+    max_cost: float | None
+    """The budget."""
+
+    @classmethod
+    def of(cls, snapshot: Snapshot, status: LLMBatchJobStatus) -> JobFigures:
+        """Take what is shown of a snapshot and of the status that follows from it."""
+        job, progress = snapshot.job, present_progress(snapshot)
+        if progress is not None:
+            # The stored status lags by minutes.
+            status = status.model_copy(update={"progress": merged_rows(status.progress, progress.rows)})
+        return cls(
+            owner=(job.namespace, job.name),
+            status=status,
+            progress=progress,
+            workers=Count((_market(worker), _state(worker)) for worker in workers(snapshot)),
+            gpus_per_worker=0 if job.spec is None else job.spec.worker_gpus(),
+            max_cost=None if job.spec is None or job.spec.budget is None else job.spec.budget.max_cost,
+        )
+
+    def read(self, sheet: Sheet) -> None:
+        """Read them onto a sheet."""
+        status, owner = self.status, self.owner
+        for condition in status.conditions:
+            if condition.status == "True":
+                sheet.add(owner, CONDITION, 1, condition.type, condition.reason)
+        sheet.add(owner, ATTEMPTS_ENDED, status.failures, "failed")
+        sheet.add(owner, ATTEMPTS_ENDED, status.interruptions, "interrupted")
+        for market in MARKETS:
+            for state in WORKER_STATES:
+                sheet.add(owner, WORKERS, self.workers.get((market, state), 0), market, state)
+            sheet.add(owner, CAPACITY_GPUS, self.gpus_per_worker * self.workers.get((market, "ready"), 0), market)
+        if status.capacity is not None:
+            sheet.add(owner, WORKERS_WANTED, status.capacity.workers_wanted)
+            sheet.add(owner, FALLBACK_WORKERS, status.capacity.fallback_workers)
+        lost = status.preemptions
+        sheet.add(owner, WORKERS_LOST, lost.total if lost else 0, "preemption")
+        sheet.add(owner, WORKERS_LOST, lost.failures if lost else 0, "failure")
+        sheet.add(owner, COST, status.estimated_cost)
+        sheet.add(owner, MAX_COST, self.max_cost)
+        if status.progress is not None:
+            read_rows(sheet, owner, status.progress)
+        if self.progress is not None:
+            read_run(sheet, owner, self.progress)
+
+
+class Recovery:
+    """Times how long a job is short of workers after a preemption."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def update(self, now: float, figures: JobFigures, *, preempted: bool) -> float | None:
+        """Return the seconds from the first preemption until enough workers took work, once that is so.
+
+        Args:
+            now: Seconds, of any clock that only goes forward.
+            figures: How the job stands.
+            preempted: Whether a worker was newly counted as preempted.
+        """
+        capacity = figures.status.capacity
+        ready = sum(count for (_, state), count in figures.workers.items() if state == "ready")
+        enough = capacity is None or ready >= capacity.workers_wanted
+        if self._since is None:
+            self._since = now if preempted and not enough else None
+            return None
+        if not enough:
+            return None
+        took, self._since = now - self._since, None
+        return took
 
 
 class Metrics:
-    """Counters and histograms of one operator process."""
+    """Counters and histograms of one operator process, and the figures of its jobs."""
 
-    def __init__(self, phases: Callable[[], Mapping[str, int]], writes: Callable[[], int]) -> None:
-        self.registry = CollectorRegistry()
-        self.registry.register(_Live(phases, writes))
-        self.passes = Histogram(
-            "llmbatch_pass_seconds", "A pass over a job", buckets=PASS_SECONDS, registry=self.registry
+    def __init__(
+        self,
+        phases: Callable[[], Mapping[str, int]],
+        jobs: Callable[[], Iterable[JobFigures]],
+        writes: Callable[[], int],
+    ) -> None:
+        self.registry = registry = CollectorRegistry()
+        registry.register(_Live(phases, jobs, writes))
+        ProcessCollector(registry=registry)
+        self.passes = Histogram("llmbatch_pass_seconds", "A pass over a job.", buckets=PASS_SECONDS, registry=registry)
+        self.errors = Counter(
+            "llmbatch_pass_errors", "Errors that ended a pass or an action, by class.", ["error"], registry=registry
         )
-        self.failures = Counter(
-            "llmbatch_pass_failures", "Passes that an error ended, by its class", ["error"], registry=self.registry
+        self.actions = Counter("llmbatch_actions", "Actions carried out, by kind.", ["action"], registry=registry)
+        self.status_writes = Counter("llmbatch_status_writes", "Statuses written.", registry=registry)
+        self.preemptions = Counter(
+            "llmbatch_preemptions",
+            "Workers put on notice or taken away, by the signal that said so first.",
+            ["source", "market"],
+            registry=registry,
         )
-        self.actions = Counter("llmbatch_actions", "Actions carried out, by kind", ["action"], registry=self.registry)
-        self.status_writes = Counter("llmbatch_status_writes", "Statuses written", registry=self.registry)
-        self.preemptions = Counter("llmbatch_preemptions", "Workers put on notice or lost", registry=self.registry)
+        self.notice = Histogram(
+            "llmbatch_preemption_notice_seconds",
+            "From the first sight of a preemption to its deadline, where one is known.",
+            buckets=NOTICE_SECONDS,
+            registry=registry,
+        )
+        self.recovery = Histogram(
+            "llmbatch_recovery_seconds",
+            "From a preemption until as many workers take work as are wanted.",
+            buckets=RECOVERY_SECONDS,
+            registry=registry,
+        )
         self.notice_to_runtime = Histogram(
             "llmbatch_notice_to_runtime_seconds",
-            "From the event of a node or pod that dooms a worker until the runtime took the Capacity that names it",
-            buckets=NOTICE_SECONDS,
-            registry=self.registry,
+            "From the event of a node or pod that dooms a worker until the runtime took the Capacity that names it.",
+            buckets=DELIVERY_SECONDS,
+            registry=registry,
         )
+
+    def count_preemptions(self, before: LLMBatchJobStatus, after: LLMBatchJobStatus, snapshot: Snapshot) -> bool:
+        """Count the workers that the status before did not count and the one after does; tell whether there are any."""
+        new = _counted(after) - _counted(before)
+        gone = [worker for worker in workers(snapshot) if worker.pod.name in new and not _failed(worker)]
+        for worker in gone:
+            notice = worker.notice
+            # What stands behind the colon is the object's own word, and not bounded.
+            source = "pod deleted" if notice is None else notice.source.partition(":")[0]
+            self.preemptions.labels(source, _market(worker)).inc()
+            if notice is not None and notice.deadline is not None:
+                self.notice.observe(max(0.0, notice.deadline - snapshot.now))
+        return bool(gone)
 
 
 class _Live(Collector):
-    def __init__(self, phases: Callable[[], Mapping[str, int]], writes: Callable[[], int]) -> None:
-        self._phases, self._writes = phases, writes
+    def __init__(
+        self,
+        phases: Callable[[], Mapping[str, int]],
+        jobs: Callable[[], Iterable[JobFigures]],
+        writes: Callable[[], int],
+    ) -> None:
+        self._phases, self._jobs, self._writes = phases, jobs, writes
 
     def collect(self) -> Iterator[Metric]:
-        jobs = GaugeMetricFamily("llmbatch_jobs", "Jobs, by phase", labels=["phase"])
-        for phase, count in sorted(self._phases().items()):
-            jobs.add_metric([phase], count)
+        yield InfoMetricFamily("llmbatch_build", "The operator's version.", {"version": __version__})
+        counts = self._phases()
+        jobs = GaugeMetricFamily("llmbatch_jobs", "Jobs, by phase.", labels=["phase"])
+        for phase in get_args(Phase):
+            jobs.add_metric([phase], counts.get(phase, 0))
         yield jobs
-        writes = GaugeMetricFamily("llmbatch_api_writes", "Requests that could change an object, since the start")
-        writes.add_metric([], self._writes())
-        yield writes
+        yield CounterMetricFamily("llmbatch_api_writes", "Requests that could change an object.", self._writes())
+        sheet = Sheet(JOB_LABELS)
+        for job in self._jobs():
+            job.read(sheet)
+        yield from sheet.metrics()
+
+
+def _market(worker: Worker) -> str:
+    return worker.pod.group
+
+
+def _state(worker: Worker) -> str:
+    if worker.doomed:
+        return "leaving"
+    return "ready" if worker.pod.ready else "starting"
+
+
+def _failed(worker: Worker) -> bool:
+    return worker.notice is not None and worker.notice.loss == "failure"
+
+
+def _counted(status: LLMBatchJobStatus) -> set[str]:
+    return set() if status.preemptions is None else set(status.preemptions.counted)

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from llmbatch.api.base import KIND
-from llmbatch.api.job import LLMBatchJobStatus
 from llmbatch.cluster import paths
 from llmbatch.cluster.apply import Applier
 from llmbatch.cluster.client import KubeClient
 from llmbatch.cluster.memory import Memory
 from llmbatch.cluster.observe import Observer
 from llmbatch.cluster.projections import job_of
-from llmbatch.controller.metrics import Metrics
+from llmbatch.controller.metrics import JobFigures, Metrics, Recovery
 from llmbatch.controller.watch import JobKey
 from llmbatch.core.job.decide import decide
 from llmbatch.core.job.plan import Plan, SendCapacity
@@ -58,8 +57,11 @@ class JobRunner:
         self._failures = 0
         self.pass_began: float | None = None
         """Monotonic time at which the present pass began; None between passes."""
-        self.phase = ""
+        self.phase = "Pending"
         """The phase of the stored status."""
+        self.figures: JobFigures | None = None
+        """What the last pass saw, for the metrics."""
+        self._recovery = Recovery()
         self._woken_at: float | None = None
         self._woken_next: float | None = None
         self._told: set[str] = set()
@@ -124,12 +126,15 @@ class JobRunner:
         snapshot = await tools.observer.observe(job, self._memory, time.time())
         self._save(snapshot)
         plan = decide(snapshot)
+        self.figures = figures = JobFigures.of(snapshot, plan.status)
         if plan.actions or plan.status != job.status:
             logger.debug("%s: %s", _name(self.key), "; ".join(plan.reasons))
         self._notice(plan)
         soon = await self._act(plan, snapshot)
         if plan.status != job.status:
             await self._write(job, body, plan)
+        preempted = tools.metrics.count_preemptions(job.status, plan.status, snapshot)
+        self._time_recovery(figures, preempted=preempted)
         if soon is None:
             return plan.requeue_after
         return soon if plan.requeue_after is None else min(soon, plan.requeue_after)
@@ -153,7 +158,7 @@ class JobRunner:
                 return STALE_SECONDS
             except HeadError as error:
                 logger.info("%s: %s: %s", _name(self.key), action.action, error)
-                self._tools.metrics.failures.labels(type(error).__name__).inc()
+                self._tools.metrics.errors.labels(type(error).__name__).inc()
                 return HEAD_SECONDS
             self._tools.metrics.actions.labels(action.action).inc()
             if isinstance(action, SendCapacity):
@@ -185,17 +190,16 @@ class JobRunner:
             self._body = written
         self.phase = plan.status.phase or "Pending"
         self._tools.metrics.status_writes.inc()
-        self._count(job.status, plan.status)
         for event in plan.events:
             try:
                 await self._tools.applier.emit(job, event)
             except LLMBatchError as error:
                 logger.warning("%s: event %s not posted: %s", _name(self.key), event.reason, error)
 
-    def _count(self, before: LLMBatchJobStatus, after: LLMBatchJobStatus) -> None:
-        old = before.preemptions.total if before.preemptions else 0
-        new = after.preemptions.total if after.preemptions else 0
-        self._tools.metrics.preemptions.inc(max(0, new - old))
+    def _time_recovery(self, figures: JobFigures, *, preempted: bool) -> None:
+        took = self._recovery.update(time.monotonic(), figures, preempted=preempted)
+        if took is not None:
+            self._tools.metrics.recovery.observe(took)
 
     async def _read_again(self) -> float | None:
         try:
@@ -209,7 +213,7 @@ class JobRunner:
 
     def _later(self, error: Exception) -> float:
         """Return how long to wait after a failure: doubled each time, with jitter, so that a thousand jobs spread."""
-        self._tools.metrics.failures.labels(type(error).__name__).inc()
+        self._tools.metrics.errors.labels(type(error).__name__).inc()
         if not isinstance(error, TransientError) or self._failures:
             logger.warning("%s: %s: %s", _name(self.key), type(error).__name__, error)
         wait = min(FIRST_RETRY_SECONDS * 2.0 ** min(self._failures, 10), LONGEST_RETRY_SECONDS)

@@ -15,7 +15,7 @@ from heapq import nsmallest
 from typing import Any, Literal
 
 from llmbatch.api.job import LLMBatchJobSpec, RowProgress
-from llmbatch.api.progress import PoolProgress, Progress, RunState
+from llmbatch.api.progress import Drains, PoolProgress, Progress, RunState
 from llmbatch.api.runspec import RunSpec
 from llmbatch.core.job.failure import error_rate_exceeded
 from llmbatch.errors import ErrorRateError, InternalError, LLMBatchError
@@ -87,6 +87,7 @@ class _Tally:
     completion_tokens: int = 0
     shards: int = 0
     new_rows: int = 0
+    repeated_rows: int = 0
     stage_tokens: list[int] = field(default_factory=list)
     timings: list[ShardTiming] = field(default_factory=list)
 
@@ -101,6 +102,7 @@ class _Tally:
         commit = result.record
         self.add(commit)
         self.new_rows += commit.rows
+        self.repeated_rows += 0 if result.won else commit.rows
         before = self.stage_tokens or [0] * len(result.tokens)
         self.stage_tokens = [sum(pair) for pair in zip(before, result.tokens, strict=True)]
         timing = ShardTiming(commit.shard, commit.seconds, commit.rows, commit.failed, commit.worker)
@@ -298,6 +300,8 @@ class _Attempt:
             rows_per_second=rate,
             shards_committed=tally.shards,
             shards_skipped=self.skipped,
+            rows_repeated=tally.repeated_rows,
+            drains=Drains() if decision is None else decision.drains,
             pools=self._pools(now, decision),
             gpus=0 if decision is None else decision.gpus,
             useful_gpus=None if decision is None else decision.useful_gpus,

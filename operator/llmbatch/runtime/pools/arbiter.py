@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from llmbatch.api.capacity import Capacity
 from llmbatch.api.job import LLMBatchJobSpec, Stage
+from llmbatch.api.progress import Drains
 from llmbatch.core.stages.allocate import allocate
 from llmbatch.core.stages.model import (
     Allocation,
@@ -22,6 +24,7 @@ from llmbatch.core.stages.model import (
 from llmbatch.errors import TransientError
 from llmbatch.runtime.desired import Desired
 from llmbatch.runtime.pools.actors import Replica, StagePool
+from llmbatch.runtime.pools.drains import DrainTally
 from llmbatch.runtime.pools.estimates import StageEstimates
 from llmbatch.runtime.pools.nodes import RayNode, doomed_nodes, drain, live_nodes
 from llmbatch.runtime.pools.room import Room, missing_replicas
@@ -46,6 +49,8 @@ class Decision:
     """Why, in words."""
     stall_reason: str
     """Why nothing moves, if nothing moves."""
+    drains: Drains
+    """How workers on notice went."""
 
 
 class Arbiter:
@@ -61,6 +66,7 @@ class Arbiter:
         self._pools: Sequence[StagePool] = ()
         self._next_tick = 0.0
         self._drained: set[str] = set()
+        self._tally = DrainTally()
         self._decision: Decision | None = None
         self._lock = threading.Lock()
 
@@ -111,6 +117,8 @@ class Arbiter:
             pool.retire(target.retire)
             pool.cancel(target.retire)
         self._drain(doomed)
+        announced = doomed_nodes(nodes, _without_lost(capacity), now)
+        self._tally.update(doomed, announced, {node.id for node in nodes}, self._drained, now)
         self._grow(views, seen, allocation)
         self._publish(nodes, allocation)
 
@@ -163,9 +171,15 @@ class Arbiter:
             targets=tuple(target.replicas for target in allocation.targets),
             explanations=tuple(target.explanation for target in allocation.targets),
             stall_reason=allocation.stall_reason,
+            drains=self._tally.counts(),
         )
         with self._lock:
             self._decision = decision
+
+
+def _without_lost(capacity: Capacity) -> Capacity:
+    """Leave out the workers that are gone already: nothing was announced that a drain could have met."""
+    return capacity.model_copy(update={"doomed": tuple(one for one in capacity.doomed if one.kind != "lost")})
 
 
 def _replica_view(replica: Replica, rows_per_task: float) -> ReplicaView:
