@@ -1,0 +1,189 @@
+"""What the operator and a run show at /metrics, scraped over HTTP and read by Prometheus' own parser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.request import Request, urlopen
+
+import pytest
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from controllerkit import NOW, job, pod, progress, running_snapshot, running_status, spec
+from llmbatch.api.job import CapacityStatus, LLMBatchJobStatus, Preemptions
+from llmbatch.api.progress import Drains, PoolProgress, Progress
+from llmbatch.controller import health
+from llmbatch.controller.metrics import JobFigures, Metrics, Recovery
+from llmbatch.core.job.snapshot import Notice, PodObservation, RuntimeObservation, Snapshot
+from llmbatch.core.job.times import rfc3339
+from llmbatch.runtime.control import Board, application, serving
+from llmbatch.runtime.desired import Desired
+from promkit import promtool
+
+TOKEN = "the-token"
+OWNER = {"job_namespace": "team", "job_name": "summarise"}
+POOL = PoolProgress(
+    name="say", target=4, ready=3, pending=1, queued_rows=7, rows_completed=30, service_seconds_per_row=0.5
+)
+
+
+def scrape(port: int, token: str = "") -> str:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    with urlopen(Request(f"http://127.0.0.1:{port}/metrics", None, headers), timeout=10) as answer:
+        return bytes(answer.read()).decode()
+
+
+def families(text: str) -> dict[str, Metric]:
+    return {family.name: family for family in text_string_to_metric_families(text)}
+
+
+def value(text: str, name: str, **labels: str) -> float:
+    found = [
+        sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == name and sample.labels == labels
+    ]
+    assert len(found) == 1, f"{name} {labels}: {found}"
+    return found[0]
+
+
+def snapshot(**fields: object) -> Snapshot:
+    """A job with a budget that runs on three spot workers and one on demand, one of them on notice."""
+    notice = Notice(kind="reclaim", source="DisruptionTarget: EvictionByEvictionAPI", deadline=NOW + 20)
+    workers = (pod("w0"), pod("w1", ready=False), pod("w2", notice=notice), pod("w3", "on-demand"))
+    budget = {"maxCost": 40, "prices": {"spot": 1, "onDemand": 3}}
+    run = progress(pools=(POOL,), gpus=3, useful_gpus=5, drains=Drains(clean=2, missed=1), rows_repeated=8)
+    known: dict[str, object] = {
+        "job": job(spec=spec(budget=budget), status=running_status(estimated_cost=12.5)),
+        "pods": (pod("head", "head"), *workers),
+        "runtime": RuntimeObservation(progress=run),
+    }
+    return running_snapshot(**{**known, **fields})
+
+
+class Operator:
+    """The operator's port, without the operator."""
+
+    def __init__(self) -> None:
+        self.jobs: list[JobFigures] = []
+        self.metrics = Metrics(lambda: {"Running": len(self.jobs)}, lambda: self.jobs, lambda: 17)
+
+    @contextmanager
+    def served(self) -> Iterator[int]:
+        app = health.application(lambda: 0.0, lambda: True, self.metrics)
+        with serving(app, "127.0.0.1", 0) as port:
+            yield port
+
+
+@pytest.fixture
+def operator() -> Operator:
+    made = Operator()
+    seen = snapshot()
+    made.jobs.append(JobFigures.of(seen, seen.job.status))
+    return made
+
+
+def operator_text(operator: Operator) -> str:
+    with operator.served() as port:
+        return scrape(port)
+
+
+def runtime_text() -> str:
+    board = Board()
+    board.post(snapshot().runtime.progress or Progress())
+    with serving(application(TOKEN, Desired(), board), "127.0.0.1", 0) as port:
+        return scrape(port, TOKEN)
+
+
+def test_the_operator_shows_a_job(operator):
+    text = operator_text(operator)
+    assert value(text, "llmbatch_jobs", phase="Running") == 1
+    assert value(text, "llmbatch_jobs", phase="Stalled") == 0
+    assert value(text, "llmbatch_rows_total", result="succeeded", **OWNER) == 39
+    assert value(text, "llmbatch_input_rows", **OWNER) == 100
+    assert value(text, "llmbatch_workers", market="spot", state="ready", **OWNER) == 1
+    assert value(text, "llmbatch_workers", market="spot", state="starting", **OWNER) == 1
+    assert value(text, "llmbatch_workers", market="spot", state="leaving", **OWNER) == 1
+    assert value(text, "llmbatch_capacity_gpus", market="on-demand", **OWNER) == 1
+    assert value(text, "llmbatch_job_condition", condition="Running", reason="DriverRunning", **OWNER) == 1
+    assert value(text, "llmbatch_cost_total", **OWNER) == 12.5
+    assert value(text, "llmbatch_budget_max_cost", **OWNER) == 40
+    assert value(text, "llmbatch_stage_replicas", stage="say", state="ready", **OWNER) == 3
+    assert value(text, "llmbatch_drains_total", outcome="missed", **OWNER) == 1
+    assert value(text, "llmbatch_api_writes_total") == 17
+
+
+def test_a_job_that_goes_takes_its_series_along(operator):
+    assert 'job_name="summarise"' in operator_text(operator)
+    operator.jobs.clear()
+    text = operator_text(operator)
+    assert "job_name" not in text
+    assert value(text, "llmbatch_jobs", phase="Running") == 0
+
+
+def test_without_a_driver_a_job_keeps_its_rows_and_loses_its_stages(operator):
+    ended = running_snapshot(pods=(), runtime=RuntimeObservation())
+    status = running_status(progress=progress().rows)
+    operator.jobs[:] = [JobFigures.of(ended, status)]
+    text = operator_text(operator)
+    assert value(text, "llmbatch_rows_total", result="failed", **OWNER) == 1
+    assert "llmbatch_stage_" not in text
+
+
+def test_an_attempt_that_has_not_read_the_ledger_shows_no_fewer_rows(operator):
+    fresh = snapshot(runtime=RuntimeObservation(progress=Progress(state="running")))
+    operator.jobs[:] = [JobFigures.of(fresh, running_status(progress=progress().rows))]
+    assert value(operator_text(operator), "llmbatch_rows_total", result="succeeded", **OWNER) == 39
+
+
+def test_a_run_shows_what_the_operator_shows_of_it(operator):
+    own = {sample.name: sample.value for family in families(runtime_text()).values() for sample in family.samples}
+    shown = families(operator_text(operator))
+    for name in own:
+        assert any(sample.name == name for family in shown.values() for sample in family.samples), name
+    assert value(runtime_text(), "llmbatch_rows_total", result="succeeded") == 39
+    assert value(runtime_text(), "llmbatch_stage_service_seconds_per_row", stage="say") == 0.5
+
+
+def counted(*names: str) -> LLMBatchJobStatus:
+    preemptions = Preemptions(total=len(names), counted={name: rfc3339(NOW) for name in names})
+    return running_status(preemptions=preemptions)
+
+
+def test_preemptions_are_counted_by_signal_and_market_with_their_notice(operator):
+    failed = pod("w1", notice=Notice(kind="lost", source="pod failed: OOM", loss="failure"))
+    seen = snapshot(pods=(*snapshot().pods[:2], failed, *snapshot().pods[3:]))
+    before, after = counted("w0"), counted("w0", "w1", "w2")
+    assert operator.metrics.count_preemptions(before, after, seen)
+    assert not operator.metrics.count_preemptions(after, after, seen)
+    text = operator_text(operator)
+    assert value(text, "llmbatch_preemptions_total", source="DisruptionTarget", market="spot") == 1
+    assert families(text)["llmbatch_preemptions"].samples[0].value == 1
+    assert value(text, "llmbatch_preemption_notice_seconds_sum") == 20
+    assert value(text, "llmbatch_preemption_notice_seconds_count") == 1
+
+
+def test_recovery_lasts_until_as_many_workers_take_work_as_are_wanted():
+    def figures(ready: int) -> JobFigures:
+        workers: tuple[PodObservation, ...] = tuple(pod(f"w{index}") for index in range(ready))
+        seen = snapshot(pods=(pod("head", "head"), *workers))
+        return JobFigures.of(seen, running_status(capacity=CapacityStatus(workers_wanted=3)))
+
+    recovery = Recovery()
+    assert recovery.update(0, figures(2), preempted=False) is None
+    assert recovery.update(10, figures(2), preempted=True) is None
+    assert recovery.update(15, figures(1), preempted=True) is None
+    assert recovery.update(40, figures(3), preempted=False) == 30
+    assert recovery.update(50, figures(3), preempted=False) is None
+
+
+def test_names_and_labels_keep_prometheus_rules(operator):
+    operator.metrics.count_preemptions(counted(), counted("w2"), snapshot())
+    for text in (operator_text(operator), runtime_text()):
+        promtool("check", "metrics", text=text)
+        for name, family in families(text).items():
+            assert family.documentation.endswith("."), name
+            for sample in family.samples:
+                assert not {"job", "instance", "namespace", "pod"} & set(sample.labels), "Prometheus sets these itself"
