@@ -38,18 +38,18 @@ quickstart-vllm: .venv-vllm/.ready ## Run real models through vLLM on the CPU (i
 	VLLM_CPU_KVCACHE_SPACE=1 .venv-vllm/bin/llmbatch run examples/vllm-cpu.yaml --report out/vllm-cpu-report.html
 
 .PHONY: test
-test: lint test-unit test-s3 test-ray test-cluster ## Everything
+test: lint test-unit test-chart test-s3 test-ray ## Everything
 
 .PHONY: lint
 lint: .venv/.ready ## Format, style, types and import rules
-	$(BIN)/ruff format --check operator tests benchmarks
-	$(BIN)/ruff check operator tests benchmarks
+	$(BIN)/ruff format --check operator tests benchmarks charts
+	$(BIN)/ruff check operator tests benchmarks charts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 .PHONY: test-unit
 test-unit: .venv/.ready ## Pure and in-process tests: no Ray, no network
-	$(BIN)/pytest -q -m "not s3 and not ray and not vllm and not cluster"
+	$(BIN)/pytest -q -m "not s3 and not ray and not vllm and not cluster and not chart"
 
 .PHONY: test-s3
 test-s3: .venv/.ready ## Against an S3-compatible server on loopback
@@ -65,15 +65,20 @@ test-vllm: .venv-vllm/.ready ## With real vLLM on the CPU (installs 7 GB)
 
 .PHONY: test-cluster
 test-cluster: .venv/.ready ## Against a real control plane and KubeRay, built once from Go modules (root, minutes)
-	$(BIN)/pytest -q -m cluster
+	$(BIN)/pytest -q -m "cluster and not chart"
+
+.PHONY: test-chart
+test-chart: .venv/.ready ## The Helm chart: rendered, then installed on a test cluster
+	$(BIN)/pytest -q -m chart
 
 .PHONY: cluster
 cluster: .venv/.ready ## Start such a cluster with three spot nodes; prints its KUBECONFIG, ends with Ctrl-C
 	PYTHONPATH=tests/cluster $(BIN)/python -m testbed --spot 3
 
 .PHONY: generate
-generate: .venv/.ready ## Rewrite the CRD from the models
+generate: .venv/.ready ## Rewrite the CRD and parts of the chart from the models
 	$(BIN)/llmbatch crd > crds/llmbatch.dev_llmbatchjobs.yaml
+	PYTHONPATH=tests/cluster $(BIN)/python charts/generate.py
 
 .PHONY: clean
 clean: ## Remove what the targets above installed and wrote

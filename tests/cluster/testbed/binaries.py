@@ -37,6 +37,7 @@ PROGRAMS = {
     ),
     "kuberay-operator": Program("kuberay", "github.com/ray-project/kuberay/ray-operator"),
     "helm": Program("helm", "helm.sh/helm/v4/cmd/helm"),
+    "helm-docs": Program("helm-docs", "github.com/norwoodj/helm-docs/cmd/helm-docs"),
 }
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from llmbatch.api.base import Document
 from llmbatch.api.job import ShortText
@@ -21,9 +21,21 @@ Place = Literal[
 ]
 Loss = Literal["preemption", "failure"]
 
+_KEYED = ("nodeTaint", "nodeCondition", "nodeLabel", "podCondition")
+"""Places where several signs lie, each under a key."""
+
 
 class Signal(Document):
     """One sign, and what it means for the worker."""
+
+    # The same rule as `_complete`, for the schema of the Helm chart's values.
+    model_config = ConfigDict(
+        json_schema_extra={
+            "if": {"properties": {"place": {"enum": list(_KEYED)}}},
+            "then": {"required": ["key"]},
+            "else": {"properties": {"key": {"const": ""}}},
+        }
+    )
 
     name: ShortText
     """Unique. It stands in the status as the source of a preemption."""
@@ -50,7 +62,7 @@ class Signal(Document):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        keyed = self.place in ("nodeTaint", "nodeCondition", "nodeLabel", "podCondition")
+        keyed = self.place in _KEYED
         if keyed != bool(self.key):
             raise ValueError(f"key is {'required' if keyed else 'not allowed'} with place {self.place}")
         try:
