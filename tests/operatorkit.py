@@ -53,6 +53,9 @@ class LoopThread:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(seconds)
 
     def close(self) -> None:
+        # Closing a TLS connection takes a word of the server, 30 s at most. The loop's own pipe stays.
+        while len(self.loop._selector.get_map()) > 1:  # type: ignore[attr-defined]
+            time.sleep(0.01)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,3 +30,15 @@ def promtool(*arguments: str, text: str | None = None) -> str:
     if done.returncode:
         pytest.fail(f"promtool {' '.join(arguments)}:\n{done.stdout}{done.stderr}")
     return done.stdout + done.stderr
+
+
+def panels() -> Iterator[tuple[str, list[str]]]:
+    """Yield the title of each panel of the dashboard, and its queries."""
+    for panel in json.loads(DASHBOARD.read_text())["panels"]:
+        if panel["type"] != "row":
+            yield panel["title"], [target["expr"] for target in panel["targets"]]
+
+
+def filled_in(query: str, window: str = "1m") -> str:
+    """Return a query as Grafana sends it: every namespace and job, and rates over `window`."""
+    return query.replace("$__rate_interval", window).replace("$namespace", ".*").replace("$job", ".*")

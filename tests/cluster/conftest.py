@@ -13,6 +13,10 @@ from pathlib import Path
 
 import pytest
 from testbed import binaries
+from testbed.kubelet import MARK
+from testbed.store import Store
+
+from operatorkit import kube
 
 HERE = Path(__file__).parent
 START_SECONDS = 300
@@ -23,7 +27,11 @@ def missing_rights() -> str:
     if not sys.platform.startswith("linux") or os.geteuid() != 0:
         return "needs Linux and root, for network namespaces"
     absent = [name for name in ("ip", "unshare", "nsenter", "chroot", "openssl") if shutil.which(name) is None]
-    return f"needs {', '.join(absent)}" if absent else ""
+    if absent:
+        return f"needs {', '.join(absent)}"
+    probe = ["unshare", "--mount", "--net", "--pid", "--fork", "ip", "link", "add", "probe", "type", "bridge"]
+    tried = subprocess.run(probe, capture_output=True, text=True)
+    return f"needs namespaces and a bridge: {tried.stderr.strip()}" if tried.returncode else ""
 
 
 @pytest.fixture(scope="session")
@@ -50,6 +58,27 @@ def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
+
+
+@pytest.fixture(scope="session")
+def testbed_gateway(kubeconfig: Path) -> str:
+    """Return this machine's address as the pods of a cluster of ours see it: its nodes may be broken at will."""
+    with kube(kubeconfig) as api:
+        mark = api.get_at(f"/api/v1/namespaces/kube-system/configmaps/{MARK}")
+    if mark is None:
+        pytest.skip("needs the nodes of `make cluster`: those of LLMBATCH_TEST_KUBECONFIG are somebody else's")
+    return str(mark["data"]["gateway"])
+
+
+@pytest.fixture(scope="session")
+def store(testbed_gateway: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """Return an S3 server that the pods and this process reach."""
+    made = Store(testbed_gateway, tmp_path_factory.mktemp("store") / "store.log")
+    try:
+        made.wait()
+        yield made
+    finally:
+        made.stop()
 
 
 def wait_until_ready(process: subprocess.Popen[bytes], folder: Path) -> Path:

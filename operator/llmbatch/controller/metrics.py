@@ -27,6 +27,8 @@ PASS_SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 DELIVERY_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30)
 NOTICE_SECONDS = (0, 5, 15, 25, 30, 60, 90, 120, 300, 600)
 RECOVERY_SECONDS = (10, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200)
+COMMON_ERRORS = ("ApiServerError", "ForbiddenError", "HeadError")
+"""Shown from the start, as 0: Prometheus sees no increase from an absent series to its first value."""
 
 CONDITION = Figure(
     "llmbatch_job_condition", "gauge", "1 for each condition that is true, with its reason.", ("condition", "reason")
@@ -164,6 +166,8 @@ class Metrics:
         self.errors = Counter(
             "llmbatch_pass_errors", "Errors that ended a pass or an action, by class.", ["error"], registry=registry
         )
+        for error in COMMON_ERRORS:
+            self.errors.labels(error)
         self.actions = Counter("llmbatch_actions", "Actions carried out, by kind.", ["action"], registry=registry)
         self.status_writes = Counter("llmbatch_status_writes", "Statuses written.", registry=registry)
         self.preemptions = Counter(

@@ -16,8 +16,10 @@ from llmbatch.api.crd import custom_resource_definition
 from llmbatch.cluster.client import KubeClient
 from testbed import binaries
 from testbed.controlplane import ControlPlane
-from testbed.kubelet import Kubelets, node
+from testbed.faults import MARKET, Faults
+from testbed.kubelet import MARK, Kubelets
 from testbed.network import Network
+from testbed.store import Store
 
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 HEALTH_SECONDS = 5.0
@@ -37,38 +39,48 @@ async def main() -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     network = Network(folder / "hosts")
     plane = ControlPlane(folder / "control-plane", network.gateway)
+    store = Store(network.gateway, folder / "store.log") if arguments.spot else None
     try:
         plane.start()
-        await _serve(plane, network, folder, arguments, stop)
+        await _serve(plane, network, store, folder, arguments, stop)
     finally:
         plane.stop()
+        if store is not None:
+            store.stop()
         network.close()
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="testbed", description=__doc__)
     parser.add_argument("--folder", type=Path, help="for all files; a new one below /tmp when left out")
-    parser.add_argument("--spot", type=int, default=0, help="spot nodes with one GPU each")
+    parser.add_argument(
+        "--spot", type=int, default=0, help="spot nodes with a GPU each; with them come two on-demand nodes and S3"
+    )
     parser.add_argument("--no-llmbatch-crd", action="store_true", help="leave out llmbatch's own CRD")
     return parser.parse_args()
 
 
 async def _serve(
-    plane: ControlPlane, network: Network, folder: Path, arguments: argparse.Namespace, stop: asyncio.Event
+    plane: ControlPlane,
+    network: Network,
+    store: Store | None,
+    folder: Path,
+    arguments: argparse.Namespace,
+    stop: asyncio.Event,
 ) -> None:
     client = await KubeClient.connect(plane.kubeconfig)
     try:
         await _install(client, own=not arguments.no_llmbatch_crd)
         plane.start_kuberay()
-        await _create_nodes(client, arguments.spot)
+        await _describe(client, network)
+        if store is not None:
+            await _create_nodes(client, arguments.spot)
+            await _offer(client, store)
         kubelets = asyncio.create_task(
             Kubelets(client, network, folder / "pods", f"{plane.address}:{plane.port}").run()
         )
-        ready = folder / "ready"
-        ready.write_text(str(plane.kubeconfig))
-        print(f"export KUBECONFIG={plane.kubeconfig}", flush=True)
-        print(f"alias kubectl='{binaries.path('controlplane')} kubectl'", flush=True)
-        print(f"# logs of pods: {folder}/pods/*/*.log; Ctrl-C ends the cluster", flush=True)
+        (folder / "ready").write_text(str(plane.kubeconfig))
+        print(_usage(plane, store, folder), flush=True)
         while not stop.is_set() and not kubelets.done():
             plane.check()
             try:
@@ -79,6 +91,33 @@ async def _serve(
         await asyncio.gather(kubelets, return_exceptions=True)
     finally:
         await client.close()
+
+
+def _usage(plane: ControlPlane, store: Store | None, folder: Path) -> str:
+    variables = {"KUBECONFIG": str(plane.kubeconfig), **(store.environment if store else {})}
+    return "\n".join(
+        [
+            *(f"export {name}={value}" for name, value in variables.items()),
+            f"alias kubectl='{binaries.path('controlplane')} kubectl'",
+            f"alias faults='PYTHONPATH={Path(__file__).parents[1]} {sys.executable} -m testbed.faults'",
+            f"# Pods log to {folder}/pods/*/*.log. `faults --help`: what can happen to a node. Ctrl-C ends it all.",
+        ]
+    )
+
+
+async def _describe(client: KubeClient, network: Network) -> None:
+    """Leave a mark by which tests know these nodes, whose faults they may bring about."""
+    body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": MARK}, "data": {"gateway": network.gateway}}
+    await client.create("/api/v1/namespaces/kube-system/configmaps", body)
+
+
+async def _offer(client: KubeClient, store: Store) -> None:
+    """Fill a bucket with the examples' data, and say in a Secret how jobs of the namespace default reach it."""
+    store.wait()
+    data = binaries.REPOSITORY / "examples" / "data"
+    store.fill("corpus", [(str(file.relative_to(data)), file.read_bytes()) for file in data.glob("jargon/*")])
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s3"}, "stringData": store.environment}
+    await client.create("/api/v1/namespaces/default/secrets", secret)
 
 
 async def _install(client: KubeClient, *, own: bool) -> None:
@@ -102,11 +141,11 @@ async def _established(client: KubeClient, path: str) -> None:
 
 
 async def _create_nodes(client: KubeClient, spot: int) -> None:
-    if spot == 0:
-        return
-    await client.create("/api/v1/nodes", node("on-demand-0", 2, **{"example.com/capacity": "on-demand"}))
+    faults = Faults(client)
+    for number in range(2):
+        await faults.come(f"on-demand-{number}", **{MARKET: "on-demand"})
     for number in range(spot):
-        await client.create("/api/v1/nodes", node(f"spot-{number}", 1, **{"example.com/capacity": "spot"}))
+        await faults.come(f"spot-{number}", **{MARKET: "spot"})
 
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ PATH = f"{Path(sys.executable).parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:
 class Mount:
     """A folder or file of the machine at a path of the container."""
 
-    source: Path
+    source: Path | None
+    """None is memory of the container's own."""
     target: str
     read_only: bool = False
 
@@ -163,6 +164,8 @@ def _script(launch: Launch) -> str:
 
 def _mount(mount: Mount, root: Path) -> list[str]:
     target = shlex.quote(f"{root}{mount.target}")
+    if mount.source is None:
+        return [f"mkdir -p {target} && mount -t tmpfs -o mode=1777 none {target}"]
     source = shlex.quote(str(mount.source))
     make = f"mkdir -p {target}"
     if mount.source.is_file():

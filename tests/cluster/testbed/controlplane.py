@@ -27,7 +27,7 @@ class ControlPlane:
     def __init__(self, folder: Path, address: str) -> None:
         self.folder = folder
         self.address = address
-        self.port = _free_port(address)
+        self.port = free_port(address)
         self.kubeconfig = folder / "kubeconfig"
         self._token = secrets.token_urlsafe(24)
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -51,7 +51,7 @@ class ControlPlane:
         self._start(
             "kube-controller-manager",
             kubeconfig,
-            f"--secure-port={_free_port('127.0.0.1')}",
+            f"--secure-port={free_port('127.0.0.1')}",
             "--bind-address=127.0.0.1",
             f"--service-account-private-key-file={self.folder / 'service-accounts.key'}",
             f"--root-ca-file={self.certificate}",
@@ -64,7 +64,7 @@ class ControlPlane:
         self._start(
             "kube-scheduler",
             kubeconfig,
-            f"--secure-port={_free_port('127.0.0.1')}",
+            f"--secure-port={free_port('127.0.0.1')}",
             "--bind-address=127.0.0.1",
             "--leader-elect=false",
         )
@@ -75,8 +75,8 @@ class ControlPlane:
             "kuberay-operator",
             [
                 str(binaries.path("kuberay-operator")),
-                f"--metrics-addr=127.0.0.1:{_free_port('127.0.0.1')}",
-                f"--health-probe-bind-address=127.0.0.1:{_free_port('127.0.0.1')}",
+                f"--metrics-addr=127.0.0.1:{free_port('127.0.0.1')}",
+                f"--health-probe-bind-address=127.0.0.1:{free_port('127.0.0.1')}",
                 "--enable-leader-election=false",
             ],
             {"KUBECONFIG": str(self.kubeconfig)},
@@ -122,7 +122,7 @@ class ControlPlane:
         self.kubeconfig.chmod(0o600)
 
     def _start_etcd(self) -> str:
-        client, peer = (f"http://127.0.0.1:{_free_port('127.0.0.1')}" for _ in range(2))
+        client, peer = (f"http://127.0.0.1:{free_port('127.0.0.1')}" for _ in range(2))
         self._start(
             "etcd",
             f"--data-dir={self.folder / 'etcd'}",
@@ -189,7 +189,8 @@ def end_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
-def _free_port(address: str) -> int:
+def free_port(address: str) -> int:
+    """Return a port of this machine's address that nobody listens on."""
     with socket.socket() as found:
         found.bind((address, 0))
         port: int = found.getsockname()[1]

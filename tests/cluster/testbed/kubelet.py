@@ -4,7 +4,8 @@ A node is any Node object with the label `testbed.llmbatch.dev/node`; its GPUs a
 `testbed.llmbatch.dev/gpus`. So every fault is a plain request to the API server:
 
 - a machine comes: create its Node; a machine vanishes without notice: delete its Node (its processes get SIGKILL);
-- a machine hangs: annotation `testbed.llmbatch.dev/lost=true` (SIGKILL, and no lease is renewed any more);
+- a machine hangs: annotation `testbed.llmbatch.dev/lost=true` (SIGKILL, and no lease is renewed any more); without the
+  annotation it comes back and starts its pods' containers again;
 - a notice: taint, cordon or condition, as the clouds write them.
 """
 
@@ -26,6 +27,8 @@ Object = dict[str, Any]
 LABEL = "testbed.llmbatch.dev/node"
 GPUS = "testbed.llmbatch.dev/gpus"
 LOST = "testbed.llmbatch.dev/lost"
+MARK = "testbed"
+"""A ConfigMap of kube-system that says that a cluster's nodes are these."""
 POLL_SECONDS = 0.25
 LEASE_SECONDS = 5.0
 _log = logging.getLogger("testbed.kubelet")
@@ -57,7 +60,6 @@ class Kubelets:
         self._ends: dict[str, asyncio.Task[None]] = {}
         self._nodes: dict[str, float] = {}
         """When each node's lease was renewed (loop seconds)."""
-        self._services: list[Object] = []
 
     async def run(self) -> None:
         """Look at nodes and pods over and over."""
@@ -83,8 +85,7 @@ class Kubelets:
             self._look_at_pod(uid, pod)
         for uid in self._runners.keys() - seen.keys() - self._ends.keys():
             self._lose(uid)
-        self._services = (await self._list("/api/v1/services", query))["items"]
-        self._network.write_hosts(self._services, pods)
+        self._network.write_hosts((await self._list("/api/v1/services", query))["items"], pods)
 
     async def _list(self, path: str, query: dict[str, str]) -> Object:
         found = await self._client.get(path, query)
@@ -136,7 +137,8 @@ class Kubelets:
         if "deletionTimestamp" in pod["metadata"]:
             if uid not in self._ends:
                 self._ends[uid] = asyncio.create_task(self._end(uid, pod))
-        elif uid not in self._runners and pod["status"].get("phase", "Pending") == "Pending":
+        elif uid not in self._runners and pod["status"].get("phase", "Pending") in ("Pending", "Running"):
+            # Running, and not here: its machine was lost and came back, and starts its containers again.
             folder = self._folder / f"{pod['metadata']['namespace']}_{pod['metadata']['name']}_{uid[:8]}"
             runner = PodRunner(self._client, pod, self._network, folder, self._api_server)
             self._runners[uid] = runner

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 Object = dict[str, Any]
+NO_HOSTS = "127.0.0.1 localhost\n"
 
 
 def ip(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -24,6 +25,7 @@ class Network:
     """
 
     def __init__(self, hosts: Path) -> None:
+        hosts.mkdir(exist_ok=True)
         self._bridge, number = _free_bridge()
         self._prefix = f"10.{200 + number}"
         self.gateway = f"{self._prefix}.0.1"
@@ -31,9 +33,9 @@ class Network:
         ip("addr", "add", f"{self.gateway}/16", "dev", self._bridge)
         ip("link", "set", self._bridge, "up")
         self._numbers = itertools.count(260)
-        self.hosts = hosts
-        """The file that every pod mounts at /etc/hosts."""
-        self.write_hosts([], [])
+        self._hosts = hosts
+        self._written: dict[str, str] = {}
+        """What each namespace's file holds."""
 
     def join(self, uid: str) -> tuple[str, str]:
         """Make a namespace on the bridge. Return its name and its address."""
@@ -57,23 +59,41 @@ class Network:
         """Remove the bridge."""
         ip("link", "del", self._bridge, check=False)
 
-    def write_hosts(self, services: Iterable[Object], pods: Iterable[Object]) -> None:
-        """Write the names of services with a selector, each with the address of its first running pod.
+    def hosts_of(self, namespace: str) -> Path:
+        """Return the file that every pod of a namespace mounts at /etc/hosts."""
+        file = self._hosts / namespace
+        if namespace not in self._written:
+            self._write(namespace, NO_HOSTS)
+        return file
 
-        A stand-in for cluster DNS and kube-proxy: a service's port has to be its pods' port.
+    def write_hosts(self, services: Sequence[Object], pods: Iterable[Object]) -> None:
+        """Write the names of services with a selector, each with the address of a pod behind it.
+
+        A stand-in for cluster DNS and kube-proxy: a service's port has to be its pods' port, and all requests go to
+        one pod, the newest that runs.
         """
         placed = [pod for pod in pods if pod.get("status", {}).get("podIP")]
-        lines = ["127.0.0.1 localhost"]
-        for service in services:
-            selector = service["spec"].get("selector")
-            backends = [pod for pod in placed if selector and _selects(service, selector, pod)]
-            if backends:
-                name, namespace = service["metadata"]["name"], service["metadata"]["namespace"]
-                names = f"{name}.{namespace}.svc.cluster.local {name}.{namespace}.svc {name}.{namespace} {name}"
-                lines.append(f"{backends[0]['status']['podIP']} {names}")
-        lines.extend(f"{pod['status']['podIP']} {pod['metadata']['name']}" for pod in placed)
-        # Written in place: the pods hold a mount of this very file.
-        self.hosts.write_text("\n".join(lines) + "\n")
+        addresses = [(service["metadata"], _backend(service, placed)) for service in services]
+        for namespace in self._written:
+            lines = [NO_HOSTS]
+            for service, address in addresses:
+                if address:
+                    lines.append(f"{address} {' '.join(_names(service['name'], service['namespace'], namespace))}\n")
+            lines += [
+                f"{pod['status']['podIP']} {pod['metadata']['name']}\n"
+                for pod in placed
+                if pod["metadata"]["namespace"] == namespace
+            ]
+            self._write(namespace, "".join(lines))
+
+    def _write(self, namespace: str, text: str) -> None:
+        if self._written.get(namespace) == text:
+            return
+        self._written[namespace] = text
+        # In place, since pods hold a mount of this very file, and in one write: one reads it at this moment.
+        with (self._hosts / namespace).open("r+" if (self._hosts / namespace).exists() else "w") as file:
+            file.write(text)
+            file.truncate()
 
 
 def _free_bridge() -> tuple[str, int]:
@@ -84,6 +104,26 @@ def _free_bridge() -> tuple[str, int]:
         if "File exists" not in made.stderr:
             made.check_returncode()
     raise RuntimeError("lbt0 to lbt49 are in use: remove bridges of test clusters that are gone with `ip link del`")
+
+
+def _names(service: str, namespace: str, of: str) -> list[str]:
+    names = [f"{service}.{namespace}.svc.cluster.local", f"{service}.{namespace}.svc", f"{service}.{namespace}"]
+    return [*names, service] if namespace == of else names
+
+
+def _backend(service: Object, pods: Iterable[Object]) -> str:
+    """Return the address of the newest pod that a service selects and that stays, blank where there is none."""
+    selector = service["spec"].get("selector")
+    staying = [
+        pod
+        for pod in pods
+        if selector
+        and "deletionTimestamp" not in pod["metadata"]
+        and pod["status"].get("phase") in ("Pending", "Running")
+        and _selects(service, selector, pod)
+    ]
+    newest = max(staying, key=lambda pod: pod["metadata"]["creationTimestamp"], default=None)
+    return "" if newest is None else str(newest["status"]["podIP"])
 
 
 def _selects(service: Object, selector: Mapping[str, str], pod: Object) -> bool:

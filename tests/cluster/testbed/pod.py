@@ -128,7 +128,7 @@ class PodRunner:
         """Give back the pod's network namespace."""
         self._network.leave(self._namespace_of_network)
 
-    async def _volumes(self) -> dict[str, Path]:
+    async def _volumes(self) -> dict[str, Path | None]:
         while True:
             try:
                 return await self._data.volumes()
@@ -136,7 +136,7 @@ class PodRunner:
                 await asyncio.sleep(LOOK_AGAIN_SECONDS)
 
     async def _run_container(
-        self, state: ContainerState, volumes: dict[str, Path], *, policy: str, probes: bool
+        self, state: ContainerState, volumes: dict[str, Path | None], *, policy: str, probes: bool
     ) -> None:
         while not self._ending:
             launch = await self._launch(state, volumes)
@@ -163,7 +163,7 @@ class PodRunner:
             state.restarts += 1
         self._changed.set()
 
-    async def _launch(self, state: ContainerState, volumes: dict[str, Path]) -> Launch:
+    async def _launch(self, state: ContainerState, volumes: dict[str, Path | None]) -> Launch:
         """Return how to start a container, once all that it needs is there."""
         while True:
             image = state.spec["image"]
@@ -182,7 +182,7 @@ class PodRunner:
             return self._described(state.spec, volumes, environment, user, group)
 
     def _described(
-        self, spec: Object, volumes: dict[str, Path], environment: dict[str, str], user: int, group: int
+        self, spec: Object, volumes: dict[str, Path | None], environment: dict[str, str], user: int, group: int
     ) -> Launch:
         server, _, port = self._api_server.rpartition(":")
         environment = {
@@ -191,9 +191,11 @@ class PodRunner:
             "KUBERNETES_SERVICE_PORT": port,
             **environment,
         }
-        mounts = [Mount(self._network.hosts, "/etc/hosts", read_only=True)]
+        hosts = self._network.hosts_of(self.pod["metadata"]["namespace"])
+        mounts = [Mount(hosts, "/etc/hosts", read_only=True)]
         for mount in spec.get("volumeMounts") or []:
-            source = volumes[mount["name"]] / mount.get("subPath", "")
+            volume = volumes[mount["name"]]
+            source = None if volume is None else volume / mount.get("subPath", "")
             mounts.append(Mount(source, mount["mountPath"], mount.get("readOnly", False)))
         command = [*(spec.get("command") or []), *(spec.get("args") or [])]
         return Launch(

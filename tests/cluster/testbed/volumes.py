@@ -46,8 +46,8 @@ class PodData:
         self._address = address
         self._namespace = pod["metadata"]["namespace"]
 
-    async def volumes(self) -> dict[str, Path]:
-        """Return the folder or file of each volume, by the volume's name.
+    async def volumes(self) -> dict[str, Path | None]:
+        """Return the folder or file of each volume, by the volume's name; None for one in memory.
 
         Raises:
             MissingError: an object does not exist.
@@ -73,9 +73,11 @@ class PodData:
                 found[variable["name"]] = expand(value, found)
         return found
 
-    async def _volume(self, volume: Object) -> Path:
+    async def _volume(self, volume: Object) -> Path | None:
         if "hostPath" in volume:
             return Path(volume["hostPath"]["path"])
+        if (volume.get("emptyDir") or {}).get("medium") == "Memory":
+            return None
         folder = self._folder / "volumes" / volume["name"]
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o777)
