@@ -6,12 +6,12 @@ The labels of a job are bounded by the jobs there are; no other label names a ro
 from __future__ import annotations
 
 from collections import Counter as Count
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, disable_created_metrics
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from llmbatch import __version__
@@ -61,6 +61,46 @@ JOB_FIGURES = (
     *RUN_FIGURES,
 )
 """What a job gives, beside what its run gives."""
+BUILD = Figure("llmbatch_build_info", "gauge", "The operator's version.", ("version",))
+JOBS = Figure("llmbatch_jobs", "gauge", "Jobs, by phase.", ("phase",))
+API_WRITES = Figure("llmbatch_api_writes", "counter", "Requests that could change an object.")
+PASSES = Figure("llmbatch_pass_seconds", "histogram", "A pass over a job.")
+PASS_ERRORS = Figure("llmbatch_pass_errors", "counter", "Errors that ended a pass or an action, by class.", ("error",))
+ACTIONS = Figure("llmbatch_actions", "counter", "Actions carried out, by kind.", ("action",))
+STATUS_WRITES = Figure("llmbatch_status_writes", "counter", "Statuses written.")
+PREEMPTIONS = Figure(
+    "llmbatch_preemptions",
+    "counter",
+    "Workers put on notice or taken away, by the signal that said so first.",
+    ("source", "market"),
+)
+NOTICE = Figure(
+    "llmbatch_preemption_notice_seconds",
+    "histogram",
+    "From the first sight of a preemption to its deadline, where one is known.",
+)
+RECOVERY = Figure(
+    "llmbatch_recovery_seconds", "histogram", "From a preemption until as many workers take work as are wanted."
+)
+NOTICE_TO_RUNTIME = Figure(
+    "llmbatch_notice_to_runtime_seconds",
+    "histogram",
+    "From the event of a node or pod that dooms a worker until the runtime took the Capacity that names it.",
+)
+OPERATOR_FIGURES = (
+    BUILD,
+    JOBS,
+    PREEMPTIONS,
+    NOTICE,
+    RECOVERY,
+    NOTICE_TO_RUNTIME,
+    PASSES,
+    PASS_ERRORS,
+    ACTIONS,
+    API_WRITES,
+    STATUS_WRITES,
+)
+"""What the operator gives of itself."""
 MARKETS = ("spot", "on-demand")
 WORKER_STATES = ("ready", "starting", "leaving")
 
@@ -159,41 +199,21 @@ class Metrics:
         jobs: Callable[[], Iterable[JobFigures]],
         writes: Callable[[], int],
     ) -> None:
+        # A second series beside each counter and histogram, of no use to any query here.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry = CollectorRegistry()
         registry.register(_Live(phases, jobs, writes))
         ProcessCollector(registry=registry)
-        self.passes = Histogram("llmbatch_pass_seconds", "A pass over a job.", buckets=PASS_SECONDS, registry=registry)
-        self.errors = Counter(
-            "llmbatch_pass_errors", "Errors that ended a pass or an action, by class.", ["error"], registry=registry
-        )
+        self.passes = _histogram(PASSES, PASS_SECONDS, registry)
+        self.errors = _counter(PASS_ERRORS, registry)
         for error in COMMON_ERRORS:
             self.errors.labels(error)
-        self.actions = Counter("llmbatch_actions", "Actions carried out, by kind.", ["action"], registry=registry)
-        self.status_writes = Counter("llmbatch_status_writes", "Statuses written.", registry=registry)
-        self.preemptions = Counter(
-            "llmbatch_preemptions",
-            "Workers put on notice or taken away, by the signal that said so first.",
-            ["source", "market"],
-            registry=registry,
-        )
-        self.notice = Histogram(
-            "llmbatch_preemption_notice_seconds",
-            "From the first sight of a preemption to its deadline, where one is known.",
-            buckets=NOTICE_SECONDS,
-            registry=registry,
-        )
-        self.recovery = Histogram(
-            "llmbatch_recovery_seconds",
-            "From a preemption until as many workers take work as are wanted.",
-            buckets=RECOVERY_SECONDS,
-            registry=registry,
-        )
-        self.notice_to_runtime = Histogram(
-            "llmbatch_notice_to_runtime_seconds",
-            "From the event of a node or pod that dooms a worker until the runtime took the Capacity that names it.",
-            buckets=DELIVERY_SECONDS,
-            registry=registry,
-        )
+        self.actions = _counter(ACTIONS, registry)
+        self.status_writes = _counter(STATUS_WRITES, registry)
+        self.preemptions = _counter(PREEMPTIONS, registry)
+        self.notice = _histogram(NOTICE, NOTICE_SECONDS, registry)
+        self.recovery = _histogram(RECOVERY, RECOVERY_SECONDS, registry)
+        self.notice_to_runtime = _histogram(NOTICE_TO_RUNTIME, DELIVERY_SECONDS, registry)
 
     def count_preemptions(self, before: LLMBatchJobStatus, after: LLMBatchJobStatus, snapshot: Snapshot) -> bool:
         """Count the workers that the status before did not count and the one after does; tell whether there are any."""
@@ -219,17 +239,25 @@ class _Live(Collector):
         self._phases, self._jobs, self._writes = phases, jobs, writes
 
     def collect(self) -> Iterator[Metric]:
-        yield InfoMetricFamily("llmbatch_build", "The operator's version.", {"version": __version__})
+        own = Sheet()
+        own.add((), BUILD, 1, __version__)
         counts = self._phases()
-        jobs = GaugeMetricFamily("llmbatch_jobs", "Jobs, by phase.", labels=["phase"])
         for phase in get_args(Phase):
-            jobs.add_metric([phase], counts.get(phase, 0))
-        yield jobs
-        yield CounterMetricFamily("llmbatch_api_writes", "Requests that could change an object.", self._writes())
+            own.add((), JOBS, counts.get(phase, 0), phase)
+        own.add((), API_WRITES, self._writes())
+        yield from own.metrics()
         sheet = Sheet(JOB_LABELS)
         for job in self._jobs():
             job.read(sheet)
         yield from sheet.metrics()
+
+
+def _counter(figure: Figure, registry: CollectorRegistry) -> Counter:
+    return Counter(figure.name, figure.help, figure.labels, registry=registry)
+
+
+def _histogram(figure: Figure, buckets: Sequence[float], registry: CollectorRegistry) -> Histogram:
+    return Histogram(figure.name, figure.help, figure.labels, buckets=buckets, registry=registry)
 
 
 def _market(worker: Worker) -> str:

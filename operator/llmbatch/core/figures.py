@@ -22,8 +22,8 @@ class Figure(NamedTuple):
 
     name: str
     """The metric's name; a counter's without `_total`."""
-    kind: Literal["counter", "gauge"]
-    """counter (never goes down while what it counts lives) or gauge."""
+    kind: Literal["counter", "gauge", "histogram"]
+    """counter (never goes down while what it counts lives), gauge or histogram."""
     help: str
     """One sentence."""
     labels: tuple[str, ...] = ()
