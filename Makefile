@@ -76,9 +76,14 @@ cluster: .venv/.ready ## Start such a cluster with three spot nodes; prints its 
 	PYTHONPATH=tests/cluster $(BIN)/python -m testbed --spot 3
 
 .PHONY: generate
-generate: .venv/.ready ## Rewrite the CRD and parts of the chart from the models
+generate: .venv/.ready ## Rewrite the CRD, the reference pages and parts of the chart from the models
+	$(BIN)/python docs/make_reference.py
 	$(BIN)/llmbatch crd > crds/llmbatch.dev_llmbatchjobs.yaml
 	PYTHONPATH=tests/cluster $(BIN)/python charts/generate.py
+
+.PHONY: docs
+docs: .venv/.ready ## Build the documentation as a site in out/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 .PHONY: clean
 clean: ## Remove what the targets above installed and wrote
