@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import subprocess
+import time
+import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 ALERTS = ROOT / "charts/llmbatch/files/alerts.yaml"
@@ -42,3 +47,45 @@ def panels() -> Iterator[tuple[str, list[str]]]:
 def filled_in(query: str, window: str = "1m") -> str:
     """Return a query as Grafana sends it: every namespace and job, and rates over `window`."""
     return query.replace("$__rate_interval", window).replace("$namespace", ".*").replace("$job", ".*")
+
+
+@contextmanager
+def prometheus(folder: Path, target: str) -> Iterator[str]:
+    """A Prometheus that scrapes `target` every second and knows the alerts; yields its URL."""
+    config = {
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "rule_files": [str(ALERTS)],
+        "scrape_configs": [{"job_name": "llmbatch", "static_configs": [{"targets": [target]}]}],
+    }
+    (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
+    address = f"127.0.0.1:{free_port()}"
+    command = [
+        program("prometheus"), f"--config.file={folder}/prometheus.yaml", f"--storage.tsdb.path={folder}/data",
+        f"--web.listen-address={address}",
+    ]  # fmt: skip
+    with (folder / "prometheus.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        wait_for_scrape(f"http://{address}")
+        yield f"http://{address}"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def wait_for_scrape(url: str, seconds: float = 30) -> None:
+    """Wait until the target was scraped once."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with suppress(OSError), urllib.request.urlopen(f"{url}/api/v1/query?query=up==1", timeout=5) as answer:
+            if json.load(answer)["data"]["result"]:
+                return
+        time.sleep(0.1)
+    pytest.fail(f"{url} has not scraped its target within {seconds:.0f} s")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
