@@ -132,5 +132,6 @@ CHANGES_REFUSED = [
     Refused("spec.stages", stage(sampling={"jsonSchema": {"type": "object"}}), "immutable"),
     Refused("spec.output", {"output": {"uri": "elsewhere/"}}),
     Refused("spec.shardRows", {"shardRows": 17}),
+    Refused("spec.retryFailed", {"retryFailed": True}, "immutable"),
     Refused("spec.shardRows", {"shardRows": None}, "immutable"),
 ]

@@ -77,9 +77,23 @@ def test_cancel_suspends_or_deletes(kubeconfig: Path):
             api.wait(lambda: api.get(KIND, "summarise") is None)
 
 
+def test_a_job_that_ended_is_retried_by_another_job(kubeconfig: Path):
+    with kube(kubeconfig) as api:
+        api.create(job(activeDeadlineSeconds=1))
+        assert "must have ended" in llmbatch(api, "retry-failed", "summarise").stderr
+        with operating(api):
+            api.wait(lambda: api.condition("summarise", "Failed")[0] == "True", 30)
+        done = llmbatch(api, "retry-failed", "summarise")
+        assert done.exit_code == 0, done.output
+        made = api.job("summarise-retry-1")["spec"]
+        assert made.pop("retryFailed")
+        assert made == {key: value for key, value in api.job("summarise")["spec"].items() if key != "retryFailed"}
+        assert "a job of that name exists" in llmbatch(api, "retry-failed", "summarise").stderr
+
+
 def test_a_job_that_is_not_there_is_named(kubeconfig: Path):
     with kube(kubeconfig) as api:
-        for verb in ("status", "watch", "logs", "cancel"):
+        for verb in ("status", "watch", "logs", "cancel", "retry-failed"):
             result = llmbatch(api, verb, "nothing")
             assert result.exit_code == 2
             assert "'nothing'" in result.stderr

@@ -417,6 +417,7 @@ class LLMBatchJobSpec(StrictDocument):
                 _immutable("stages"),
                 _immutable("output"),
                 _immutable("shardRows"),
+                _immutable("retryFailed"),
                 cel(
                     "self.stages.all(s, self.stages.exists_one(t, t.name == s.name))",
                     "stage names must be unique",
@@ -445,6 +446,8 @@ class LLMBatchJobSpec(StrictDocument):
     """How GPUs are divided among the stages."""
     shard_rows: Annotated[int, Field(ge=1, le=100_000)] = 256
     """Rows committed together. About 2 minutes of work or less; more for 10^8 rows and up."""
+    retry_failed: bool = False
+    """Run the rows again that an earlier job of the same spec left with an error in `output.uri`; keep the others."""
     suspend: bool = False
     """Stop the workers and keep what is committed."""
     active_deadline_seconds: Annotated[int, Field(ge=1)] | None = None

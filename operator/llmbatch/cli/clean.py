@@ -64,6 +64,8 @@ def _complete(job: LLMBatchJob) -> tuple[Ledger, Final]:
         raise OutputError.of(
             "output.uri", output.uri, "the job is not complete, and any attempt can still win: run it to its end"
         )
+    if final.retry < ledger.retry:
+        raise OutputError.of("output.uri", output.uri, "a retry of its failed rows is not complete: run it to its end")
     return ledger, final
 
 

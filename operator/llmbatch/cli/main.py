@@ -13,6 +13,7 @@ from llmbatch.cli.export import export
 from llmbatch.cli.logs import logs
 from llmbatch.cli.operator import operator
 from llmbatch.cli.render import render
+from llmbatch.cli.retry_failed import retry_failed
 from llmbatch.cli.run import run
 from llmbatch.cli.signals import signals
 from llmbatch.cli.simulate import simulate
@@ -43,6 +44,7 @@ app.command()(status)
 app.command()(watch)
 app.command()(logs)
 app.command()(cancel)
+app.command()(retry_failed)
 
 
 @app.command()

@@ -16,7 +16,7 @@ from rich.live import Live
 
 from llmbatch.api.job import LLMBatchJob
 from llmbatch.api.progress import Progress
-from llmbatch.api.runspec import run_spec
+from llmbatch.api.runspec import RunSpec, run_spec
 from llmbatch.cli.display import one_line, render, summary
 from llmbatch.cli.exits import exit_code
 from llmbatch.cli.job_file import read_job
@@ -32,15 +32,20 @@ LINE_SECONDS = 5.0
 """Without a terminal, a line is printed this often."""
 
 
+OutputUri = Annotated[str | None, typer.Option(help="Replaces output.uri of the file.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object a line: progress, then the result.")]
+Report = Annotated[Path | None, typer.Option(help="Write an HTML report here.")]
+Cpus = Annotated[int | None, typer.Option(min=1, help="CPU cores the embedded Ray may hand out.")]
+ObjectStoreMb = Annotated[int, typer.Option(min=100, help="Object store of the embedded Ray, MB.")]
+
+
 def run(
     file: Annotated[Path, typer.Argument(help="The job file.")],
-    output: Annotated[str | None, typer.Option(help="Replaces output.uri of the file.")] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object a line: progress, then the result.")
-    ] = False,
-    report: Annotated[Path | None, typer.Option(help="Write an HTML report here.")] = None,
-    cpus: Annotated[int | None, typer.Option(min=1, help="CPU cores the embedded Ray may hand out.")] = None,
-    object_store_mb: Annotated[int, typer.Option(min=100, help="Object store of the embedded Ray, MB.")] = 512,
+    output: OutputUri = None,
+    as_json: AsJson = False,
+    report: Report = None,
+    cpus: Cpus = None,
+    object_store_mb: ObjectStoreMb = 512,
     capacity: Annotated[
         Path | None,
         typer.Option(help="A capacity trace: logical GPU nodes come and go with it. Formats: docs/simulate.md."),
@@ -62,9 +67,27 @@ def run(
             job = job.with_output(output)
         local = None if capacity is None else _local_capacity(capacity, gpus_per_node, notice)
         options = RunOptions(cpus=cpus, object_store_mb=object_store_mb, capacity=local)
-        result = _run(job, console, options, as_json=as_json)
+        run_here(job, run_spec(job), console, options, report=report, as_json=as_json)
     except LLMBatchError as error:
-        raise _stopped(error, console) from error
+        raise stopped(error, console) from error
+
+
+def run_here(
+    job: LLMBatchJob,
+    attempt: RunSpec,
+    console: Console,
+    options: RunOptions,
+    *,
+    report: Path | None,
+    as_json: bool,
+) -> None:
+    """Run one attempt at a job in this process, showing it, and end with the exit code it has.
+
+    Raises:
+        LLMBatchError: as `driver.run`.
+        typer.Exit: it ended.
+    """
+    result = _run(attempt, console, options, as_json=as_json)
     if report is not None:
         from llmbatch.cli.report import write_report
 
@@ -74,7 +97,8 @@ def run(
     raise typer.Exit(EXIT_CODES[result.state])
 
 
-def _stopped(error: LLMBatchError, console: Console) -> typer.Exit:
+def stopped(error: LLMBatchError, console: Console) -> typer.Exit:
+    """Print an error, and return the exit that it means."""
     console.print(f"[red]{type(error).__name__}[/red] ", end="")
     console.print(str(error), markup=False, highlight=False, soft_wrap=True)
     return typer.Exit(exit_code(error))
@@ -88,12 +112,12 @@ def _local_capacity(file: Path, gpus_per_node: int, notice: float | None) -> Loc
     return LocalCapacity(parse_trace(text, str(file), gpus_per_node=gpus_per_node), notice)
 
 
-def _run(job: LLMBatchJob, console: Console, options: RunOptions, *, as_json: bool) -> RunResult:
+def _run(attempt: RunSpec, console: Console, options: RunOptions, *, as_json: bool) -> RunResult:
     from llmbatch.runtime import driver
 
     stop = threading.Event()
     with _interrupts(stop, console), _shown(console, as_json=as_json) as show:
-        return driver.run(run_spec(job), on_progress=show, stop=stop, options=options)
+        return driver.run(attempt, on_progress=show, stop=stop, options=options)
 
 
 @contextmanager

@@ -33,6 +33,7 @@ from llmbatch.runtime.prompts import check_templates
 from llmbatch.runtime.rates import Rate
 from llmbatch.runtime.readers.listing import list_files, sample_fields
 from llmbatch.runtime.records import Commit, Final, Manifest
+from llmbatch.runtime.retries import begin_retry
 from llmbatch.runtime.shards import SPLIT_BYTES, ShardKey, Split, plan_splits
 from llmbatch.runtime.uniqueids import UniqueIds
 
@@ -160,8 +161,10 @@ class _Attempt:
         check_templates(self.spec, sample_fields(files, self.spec.input))
         check_engines(self.spec)
         self.ledger = Ledger.open(self.spec.output, self.run_spec.spec_hash, self.run_spec.job)
+        if self.spec.retry_failed:
+            self.ledger = begin_retry(self.ledger, self.run_spec.uid, datetime.now(UTC))
         final = self.ledger.read_final()
-        if final is not None:
+        if final is not None and final.retry >= self.ledger.retry:
             return self._already_complete(final)
         mine = Manifest(self.run_spec.spec_hash, self.spec.shard_rows, SPLIT_BYTES, tuple(files))
         self.manifest = self.ledger.create_manifest(mine)

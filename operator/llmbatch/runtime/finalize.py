@@ -6,13 +6,14 @@ import hashlib
 import io
 from collections.abc import Sequence
 from datetime import datetime
+from itertools import count
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmbatch.api.job import LLMBatchJobSpec
 from llmbatch.errors import InternalError
-from llmbatch.runtime.ledger import FINAL_KEY, Ledger, batches, to_json
+from llmbatch.runtime.ledger import Ledger, batches, final_key, to_json
 from llmbatch.runtime.records import Commit, Final, Manifest, WinnersFile
 from llmbatch.runtime.shards import ShardKey, plan_splits
 from llmbatch.runtime.uniqueids import UniqueIds
@@ -41,7 +42,7 @@ def finalize(
     finished_at: datetime,
     unique_ids: UniqueIds | None = None,
 ) -> Final:
-    """Audit the output and declare it complete. Repeatable: the first `_FINAL` counts.
+    """Audit the output and declare it complete. Repeatable: the first `_FINAL` of a retry counts.
 
     The audit: every split of the manifest is committed to its end, its shards follow each other without
     gap or double, rows add up, and every winning part is in the store with the size its commit says.
@@ -59,7 +60,7 @@ def finalize(
         InternalError: the audit failed. In either case there is no `_FINAL`.
     """
     existing = ledger.read_final()
-    if existing is not None:
+    if existing is not None and existing.retry >= ledger.retry:
         return existing
     keys = sorted(ledger.committed())
     check_complete(manifest, spec, keys)
@@ -87,11 +88,21 @@ def finalize(
         failed=totals.failed,
         prompt_tokens=totals.prompt_tokens,
         completion_tokens=totals.completion_tokens,
+        retry=ledger.retry,
         started_at=ledger.mark.started_at,
         finished_at=finished_at,
         winners=_write_winners(ledger, table.getvalue()),
     )
-    return Final.model_validate_json(ledger.folder.create_or_read(FINAL_KEY, to_json(final)))
+    return _publish(ledger, final)
+
+
+def _publish(ledger: Ledger, final: Final) -> Final:
+    """Take the first free number, unless a final of this retry or a later one is met before."""
+    for number in count():
+        stored = Final.model_validate_json(ledger.folder.create_or_read(final_key(number), to_json(final)))
+        if stored.retry >= final.retry:
+            return stored
+    raise AssertionError("the numbers do not end")
 
 
 def _write_winners(ledger: Ledger, data: bytes) -> WinnersFile:

@@ -1,8 +1,9 @@
 """What a complete job no longer needs: part files of attempts that lost, and writes that a kill cut short.
 
 No run holds the ledger while this works, because nothing goes before `_FINAL` is there: until then any attempt can
-still win. `_FINAL` names every part file that will ever count, so a run that wakes later can only add files. A file
-goes when it and `_FINAL` are both older than a grace period, so that a worker that still writes meets its own file.
+still win. A `_FINAL` names every part file that will ever count by it, so a run that wakes later can only add files.
+What one from before a retry names stays as well: somebody may be reading it. A file goes when it and the last `_FINAL`
+are both older than a grace period, so that a worker that still writes meets its own file.
 """
 
 from __future__ import annotations
@@ -44,8 +45,9 @@ def find_garbage(ledger: Ledger, final: Final, now: datetime, grace_seconds: flo
     if final.finished_at > youngest:
         return
     kept: set[str | None] = set()
-    for winner in ledger.winners():
-        kept |= {winner.data, winner.errors}
+    for complete in ledger.finals():
+        for winner in ledger.winners(complete):
+            kept |= {winner.data, winner.errors}
     for prefix in (ledger.data_prefix, ledger.errors_prefix):
         for entry in ledger.folder.entries(prefix):
             if entry.key not in kept and entry.modified <= youngest:

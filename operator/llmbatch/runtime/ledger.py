@@ -4,17 +4,21 @@ A worker writes a shard's rows under a name of its own (an attempt), then create
 one atomic put-if-absent. The first creator wins and the object never changes again, so the output is a
 function shard -> attempt: any number of drivers, workers and zombies may run at once, without lock, leader or
 fencing. The driver keeps nothing durable; what is left to do is the manifest minus a LIST of the commits.
+
+A retry of failed rows (see retries.py) is a numbered layer of further commits: of a shard, the commit of the latest
+retry counts. Nothing is changed or deleted for it, and each row stands once in the output at any time.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from itertools import islice
+from functools import partial
+from itertools import count, islice
 from typing import Self, TypeVar
 
 import orjson
@@ -24,7 +28,7 @@ from pydantic import ValidationError
 from llmbatch.api.base import Document
 from llmbatch.api.job import Output
 from llmbatch.errors import InternalError, OutputConflictError, OutputError
-from llmbatch.runtime.records import Commit, Final, Manifest, SpecMark, Winner
+from llmbatch.runtime.records import Commit, Final, Manifest, RetryPlan, SpecMark, Winner
 from llmbatch.runtime.shards import ShardKey
 from llmbatch.runtime.storage import Folder
 
@@ -48,6 +52,8 @@ class Ledger:
     """The job's output section."""
     mark: SpecMark
     """Whose folder it is."""
+    retry: int = 0
+    """The retry of failed rows that commits belong to; 0 before the first."""
 
     @classmethod
     def open(
@@ -86,14 +92,19 @@ class Ledger:
                 f"it holds the output of job {mark.job} with spec {mark.spec_hash}, and this job's spec is "
                 f"{spec_hash}: choose another output.uri, or restore that spec",
             )
-        return cls(folder, output, mark)
+        return cls(folder, output, mark).latest()
 
     @classmethod
     def find(cls, output: Output) -> Self | None:
         """Return the ledger that is at `output.uri`, None when there is none. Writes nothing."""
         folder = Folder(output.uri, output.storage, create=False)
         stored = folder.read(SPEC_KEY)
-        return None if stored is None else cls(folder, output, _parse_mark(stored, output.uri))
+        return None if stored is None else cls(folder, output, _parse_mark(stored, output.uri)).latest()
+
+    def latest(self) -> Self:
+        """Return the ledger as of its latest retry. They are numbered without gap: one read each, and one more."""
+        numbers = count(self.retry + 1)
+        return replace(self, retry=next(number for number in numbers if self.retry_plan(number) is None) - 1)
 
     @property
     def spec_hash(self) -> str:
@@ -112,8 +123,15 @@ class Ledger:
 
     @property
     def commits_prefix(self) -> str:
-        """Where the commits are."""
-        return f"{self.ledger_prefix}commits/"
+        """Where this ledger commits."""
+        return self.commits_of(self.retry)
+
+    def commits_of(self, retry: int) -> str:
+        """Return where the commits of a retry are; 0: those before the first."""
+        return f"{self.ledger_prefix}commits/" if retry == 0 else f"{self._retry_prefix(retry)}commits/"
+
+    def _retry_prefix(self, retry: int) -> str:
+        return f"{self.ledger_prefix}retries/{retry:04d}/"
 
     @property
     def ledger_prefix(self) -> str:
@@ -134,11 +152,37 @@ class Ledger:
         """Write the manifest unless there is one, and return the one that counts."""
         return Manifest.parse(self.folder.create_or_read(self.manifest_key, manifest.to_bytes()))
 
+    def retry_plan(self, retry: int) -> RetryPlan | None:
+        """Return what a retry runs again, None before it begins."""
+        stored = self.folder.read(f"{self._retry_prefix(retry)}plan.json")
+        return None if stored is None else RetryPlan.model_validate_json(stored)
+
+    def create_retry_plan(self, retry: int, plan: RetryPlan) -> RetryPlan:
+        """Begin a retry unless it has begun, and return the plan that counts."""
+        return RetryPlan.model_validate_json(
+            self.folder.create_or_read(f"{self._retry_prefix(retry)}plan.json", to_json(plan))
+        )
+
     def committed(self) -> Iterator[ShardKey]:
-        """List the committed shards: one LIST request for 1000, no reads."""
-        prefix = self.commits_prefix
+        """List the committed shards, less those that the retry has still to run: one LIST request for 1000."""
+        retried = self._retried()
+        pending = self._pending(retried)
+        yield from (key for key in self._listed(0) if key not in retried and key not in pending)
+        yield from (key for key in retried if key not in pending)
+
+    def _listed(self, retry: int) -> Iterator[ShardKey]:
+        prefix = self.commits_of(retry)
         for entry in self.folder.entries(prefix):
             yield ShardKey.parse(entry.key.removeprefix(prefix))
+
+    def _retried(self) -> dict[ShardKey, int]:
+        """Return the shards that retries committed, each with the latest one that did."""
+        return {key: retry for retry in range(1, self.retry + 1) for key in self._listed(retry)}
+
+    def _pending(self, retried: dict[ShardKey, int]) -> frozenset[ShardKey]:
+        plan = self.retry_plan(self.retry) if self.retry else None
+        planned = () if plan is None else map(ShardKey.parse, plan.shards)
+        return frozenset(key for key in planned if retried.get(key) != self.retry)
 
     def settle(self, record: Commit) -> Commit:
         """Commit a shard unless another attempt did, and return the record that counts.
@@ -155,32 +199,48 @@ class Ledger:
 
     def load_commits(self, keys: Iterable[ShardKey]) -> Iterator[Commit]:
         """Read the commits of `keys`, in that order: `READERS` at a time, at most `READ_AHEAD` in memory."""
+        load = partial(self._load_chunk, self._retried())
         with ThreadPoolExecutor(READERS, thread_name_prefix="load-commits") as pool:
             for chunk in batches(keys, READ_AHEAD):
-                for commits in pool.map(self._load_chunk, batches(chunk, READ_CHUNK)):
+                for commits in pool.map(load, batches(chunk, READ_CHUNK)):
                     yield from commits
 
-    def _load_chunk(self, keys: Sequence[ShardKey]) -> list[Commit]:
-        return [self._load_commit(key) for key in keys]
+    def _load_chunk(self, retried: Mapping[ShardKey, int], keys: Sequence[ShardKey]) -> list[Commit]:
+        return [self._load_commit(key, retried.get(key, 0)) for key in keys]
 
-    def _load_commit(self, key: ShardKey) -> Commit:
-        stored = self.folder.read(f"{self.commits_prefix}{key}")
-        if stored is None:
-            raise InternalError(f"commit {self.commits_prefix}{key} was listed and is gone: who deleted it?")
-        return _parse_commit(stored, str(key))
+    def _load_commit(self, key: ShardKey, retry: int) -> Commit:
+        found = self.find_commit(key, retry)
+        if found is None:
+            raise InternalError(f"commit {self.commits_of(retry)}{key} was listed and is gone: who deleted it?")
+        return found
+
+    def find_commit(self, key: ShardKey, retry: int) -> Commit | None:
+        """Return the commit that a retry made of a shard, None where it made none; 0: before the first."""
+        stored = self.folder.read(f"{self.commits_of(retry)}{key}")
+        return None if stored is None else _parse_commit(stored, str(key))
+
+    def finals(self) -> Iterator[Final]:
+        """Read `_FINAL`, `_FINAL.1` and so on: each is a complete output, of a later retry than the one before."""
+        for number in range(self.retry + 1):
+            stored = self.folder.read(final_key(number))
+            if stored is None:
+                return
+            yield Final.model_validate_json(stored)
 
     def read_final(self) -> Final | None:
-        """Return `_FINAL`, None while the job is not complete."""
-        stored = self.folder.read(FINAL_KEY)
-        return None if stored is None else Final.model_validate_json(stored)
+        """Return the last of `finals`, None while the job is not complete."""
+        final = None
+        for final in self.finals():  # noqa: B007 - the last one
+            pass
+        return final
 
-    def winners(self) -> Iterator[Winner]:
-        """Read the winning parts off `_FINAL`, in input order.
+    def winners(self, final: Final | None = None) -> Iterator[Winner]:
+        """Read the winning parts off a final, the last one when left out, in input order.
 
         Raises:
             OutputError: the job is not complete.
         """
-        final = self.read_final()
+        final = final or self.read_final()
         if final is None:
             raise OutputError.of("output.uri", self.output.uri, "the job is not complete: run it to its end")
         data = self.folder.read(final.winners.key)
@@ -190,6 +250,11 @@ class Ledger:
         for batch in pq.ParquetFile(io.BytesIO(data)).iter_batches(columns=columns):
             for row in batch.to_pylist():
                 yield Winner(**{**row, "shard": ShardKey.parse(row["shard"])})
+
+
+def final_key(number: int) -> str:
+    """Return the key of a final, from 0. They are taken in order, and retries grow with them."""
+    return FINAL_KEY if number == 0 else f"{FINAL_KEY}.{number}"
 
 
 def batches(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:

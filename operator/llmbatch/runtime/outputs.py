@@ -19,7 +19,9 @@ from llmbatch.api.job import LLMBatchJobSpec, OutputFormat, Stage, TaskName
 from llmbatch.errors import ShardSplitError, SpecError, StorageBusyError
 from llmbatch.runtime.idindex import encode_hashes
 from llmbatch.runtime.ledger import Ledger
+from llmbatch.runtime.parts import read_part, with_replaced
 from llmbatch.runtime.records import Commit
+from llmbatch.runtime.retries import is_kept, replaced_commit
 from llmbatch.runtime.rows import Row, StageOutput, dumps
 from llmbatch.runtime.shards import ShardKey
 
@@ -57,7 +59,7 @@ def write_shard(
         ledger: The job's ledger.
         spec: The job's spec.
         shard: Which shard.
-        rows: All its rows, in any order.
+        rows: All its rows, in any order. In a retry, those that an earlier commit has are marked (`retries`).
         worker: Who asks, for people.
         attempt: Unique id of this attempt; a random one when left out.
 
@@ -69,10 +71,15 @@ def write_shard(
     rows = whole_shard(shard, rows)
     attempt = attempt or uuid.uuid4().hex
     name = f"{shard}-{attempt}.{EXTENSIONS[spec.output.format]}"
-    data = encode(spec, ledger.spec_hash, rows)
+    fresh = [row for row in rows if not is_kept(row)]
+    data = encode(spec, ledger.spec_hash, fresh)
+    before = replaced_commit(ledger, shard, rows)
+    if before is not None and len(fresh) < len(rows):
+        part = read_part(ledger.folder, before.data, before.sha256)
+        data = with_replaced(part, data, [row.position for row in fresh], spec.output.format)
     data_key = ledger.data_prefix + name
     _put_and_verify(ledger, data_key, data)
-    failed = [row for row in rows if row.error is not None]
+    failed = [row for row in fresh if row.error is not None]
     errors_key = None
     if failed and spec.output.format == "openai":
         errors_key = ledger.errors_prefix + name
@@ -86,8 +93,8 @@ def write_shard(
         sha256=hashlib.sha256(data).hexdigest(),
         rows=len(rows),
         failed=len(failed),
-        prompt_tokens=sum(map(prompt_tokens, rows)),
-        completion_tokens=sum(map(completion_tokens, rows)),
+        prompt_tokens=sum(map(prompt_tokens, fresh)) + (before.prompt_tokens if before else 0),
+        completion_tokens=sum(map(completion_tokens, fresh)) + (before.completion_tokens if before else 0),
         seconds=sum(row.seconds for row in rows),
         id_hashes=encode_hashes(row.id for row in rows) if has_own_ids(spec) else "",
         worker=worker,

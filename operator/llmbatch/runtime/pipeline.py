@@ -20,6 +20,7 @@ from llmbatch.runtime.outputs import write_shard
 from llmbatch.runtime.prompts import needed_fields
 from llmbatch.runtime.readers.shards import read_split_tables
 from llmbatch.runtime.records import Commit, Manifest
+from llmbatch.runtime.retries import mark_kept
 from llmbatch.runtime.rows import Row, from_table
 from llmbatch.runtime.shards import ShardKey, Split
 from llmbatch.runtime.stages import apply_stage
@@ -132,7 +133,7 @@ class _Read:
                     # No row could carry it to the commit: a split without rows is committed where it is read.
                     write_shard(self._ledger, self._spec, key, [])
                 else:
-                    yield table
+                    yield mark_kept(self._ledger, key, table)
 
 
 def commit_block(block: pa.Table, *, ledger: Ledger, spec: LLMBatchJobSpec) -> pa.Table:

@@ -47,15 +47,26 @@ class Commit(Document):
     failed: Annotated[int, Field(ge=0)] = 0
     """Rows with an error among them."""
     prompt_tokens: Annotated[int, Field(ge=0)] = 0
-    """Tokens read, all stages and rows."""
+    """Tokens read, all stages and rows; of a retried shard, those of the tries before as well."""
     completion_tokens: Annotated[int, Field(ge=0)] = 0
-    """Tokens generated, all stages and rows."""
+    """Tokens generated, all stages and rows; of a retried shard, those of the tries before as well."""
     seconds: Annotated[float, Field(ge=0)] = 0.0
     """Seconds from the read of the shard to its commit, where known."""
     id_hashes: str = ""
     """Hashes of the ids in row order (see idindex.py); empty when ids are generated and so unique."""
     worker: str = ""
     """Who wrote it."""
+
+
+class RetryPlan(Document):
+    """`retries/<number>/plan.json`: which shards a retry runs again. It is written once, before the first of them."""
+
+    request: str
+    """Who asked for it: the same one asks again after a crash, and gets this retry and no other."""
+    started_at: datetime
+    """When, in UTC."""
+    shards: tuple[str, ...]
+    """Keys of the shards that had failed rows, in input order."""
 
 
 class WinnersFile(Document):
@@ -90,6 +101,8 @@ class Final(Document):
     """Tokens read."""
     completion_tokens: int
     """Tokens generated."""
+    retry: int = 0
+    """Which retry of failed rows made it so; 0: none."""
     started_at: datetime
     """When the output was first opened, in UTC."""
     finished_at: datetime

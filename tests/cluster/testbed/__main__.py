@@ -56,6 +56,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--spot", type=int, default=0, help="spot nodes with a GPU each; with them come two on-demand nodes and S3"
     )
+    parser.add_argument("--no-kuberay", action="store_true", help="leave out KubeRay's operator, not its CRDs")
     parser.add_argument("--no-llmbatch-crd", action="store_true", help="leave out llmbatch's own CRD")
     return parser.parse_args()
 
@@ -71,7 +72,8 @@ async def _serve(
     client = await KubeClient.connect(plane.kubeconfig)
     try:
         await _install(client, own=not arguments.no_llmbatch_crd)
-        plane.start_kuberay()
+        if not arguments.no_kuberay:
+            plane.start_kuberay()
         await _describe(client, network)
         if store is not None:
             await _create_nodes(client, arguments.spot)
@@ -134,7 +136,7 @@ async def _install(client: KubeClient, *, own: bool) -> None:
 async def _established(client: KubeClient, path: str) -> None:
     while True:
         found = await client.get(path) or {}
-        conditions = (found.get("status") or {}).get("conditions", [])
+        conditions = (found.get("status") or {}).get("conditions") or ()
         if any(item["type"] == "Established" and item["status"] == "True" for item in conditions):
             return
         await asyncio.sleep(0.1)
