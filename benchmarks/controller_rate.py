@@ -1,137 +1,79 @@
-"""How fast the controller makes RayClusters, and what a restart with many jobs costs, on a real API server.
+"""How fast the controller makes RayClusters, on a real API server.
 
-    KUBECONFIG=... python benchmarks/controller_rate.py --jobs 200 --runs 2
+    KUBECONFIG=... python benchmarks/controller_rate.py --jobs 1000
 
-Needs the CRDs of llmbatch and KubeRay 1.6 on the API server, and KubeRay's operator running: its own rate, from the
-first RayCluster to the last one with pods, is the baseline of the printed ratio. No node needs to take the pods.
+Needs the CRDs of llmbatch and KubeRay 1.6 on the API server. Where KubeRay's operator runs as well, its own rate, from
+the first RayCluster to the last one with pods, is the baseline of the printed ratio; it takes most of a small machine.
+No node needs to take the pods.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import os
-import subprocess
-import sys
 import time
-import urllib.request
-import uuid
-from pathlib import Path
-from typing import Any
 
+from controller_world import api_server_cpu, cpu_seconds, in_parallel, job, metric, namespace, operator, resident_mb
 from llmbatch.api.base import KIND
 from llmbatch.cluster import paths
 from llmbatch.cluster.client import KubeClient
 
-NOWHERE = {"example.com/no": "such-node"}
-PORT = 18080
+LOOK_SECONDS = 1.0
 
 
-def job(name: str) -> dict[str, Any]:
-    """Return a job whose pods fit no node."""
-    stage = {"name": "say", "engine": "simulated", "prompt": {"user": "{{ text }}"}, "resources": {"gpus": 1}}
-    return {
-        "apiVersion": "llmbatch.dev/v1alpha1",
-        "kind": KIND,
-        "metadata": {"name": name},
-        "spec": {
-            "input": {"uri": "s3://in/*.jsonl", "format": "jsonl", "idField": "id"},
-            "stages": [stage],
-            "output": {"uri": f"s3://out/{name}/"},
-            "capacity": {"spot": {"max": 1, "nodeSelector": NOWHERE}, "onDemand": {"nodeSelector": NOWHERE}},
-        },
-    }
+async def count(kube: KubeClient, space: str, *, with_pods: bool) -> int:
+    """Return how many RayClusters there are, or how many of them KubeRay made pods for."""
+    path = paths.collection("RayCluster", space)
+    if not with_pods:
+        first = await kube.get(path, {"limit": "1"}) or {}
+        return len(first["items"]) + int(first["metadata"].get("remainingItemCount") or 0)
+    listed = (await kube.get(path) or {})["items"]
+    return sum(bool((item.get("status") or {}).get("desiredWorkerReplicas")) for item in listed)
 
 
-def start(namespace: str) -> subprocess.Popen[bytes]:
-    """Start an operator of one namespace as a process of its own."""
-    program = str(Path(sys.executable).with_name("llmbatch"))
-    return subprocess.Popen([program, "operator", "-n", namespace, "--port", str(PORT), "--log-level", "warning"])
-
-
-def metric(name: str) -> float:
-    """Return one figure of the operator's metrics; 0 before it is there."""
-    try:
-        text = urllib.request.urlopen(f"http://127.0.0.1:{PORT}/metrics", timeout=5).read().decode()
-    except OSError:
-        return 0.0
-    return next((float(line.split()[-1]) for line in text.splitlines() if line.startswith(f"{name} ")), 0.0)
-
-
-def cpu_and_memory(pid: int) -> tuple[float, float]:
-    """Return CPU seconds so far and resident MB of a process."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
-    ticks = os.sysconf("SC_CLK_TCK")
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return (int(fields[11]) + int(fields[12])) / ticks, pages * os.sysconf("SC_PAGE_SIZE") / 1e6
-
-
-async def times(kube: KubeClient, namespace: str, count: int) -> tuple[float, float]:
-    """Return how long it takes until every RayCluster is there, and until KubeRay made pods for each, in seconds."""
-    began, made = time.monotonic(), 0.0
+async def seconds_until(kube: KubeClient, space: str, jobs: int, began: float, *, with_pods: bool) -> float:
+    """Return the seconds until there are so many, seen within `LOOK_SECONDS`."""
     while True:
-        listed = (await kube.get(paths.collection("RayCluster", namespace)) or {})["items"]
-        if len(listed) == count and not made:
-            made = time.monotonic() - began
-        with_pods = sum(bool((item.get("status") or {}).get("desiredWorkerReplicas")) for item in listed)
-        if made and with_pods == count:
-            return made, time.monotonic() - began
-        await asyncio.sleep(0.5)
+        if await count(kube, space, with_pods=with_pods) >= jobs:
+            return time.monotonic() - began
+        await asyncio.sleep(LOOK_SECONDS)
 
 
-def restarted(namespace: str, count: int) -> tuple[float, float, float, float]:
-    """Return seconds until each job had a pass after a restart, API writes, resident MB and CPU share at rest."""
-    process = start(namespace)
+async def measure(kube: KubeClient, space: str, jobs: int, *, kuberay: bool) -> None:
+    """Measure once."""
     began = time.monotonic()
-    try:
-        while metric("llmbatch_pass_seconds_count") < count:
-            time.sleep(0.25)
-        took = time.monotonic() - began
-        before, _ = cpu_and_memory(process.pid)
-        time.sleep(20)
-        after, memory = cpu_and_memory(process.pid)
-        return took, metric("llmbatch_api_writes_total"), memory, (after - before) / 20
-    finally:
-        process.terminate()
-        process.wait()
-
-
-async def run(kube: KubeClient, count: int) -> None:
-    """Measure once, in a namespace of its own."""
-    namespace = f"bench-{uuid.uuid4().hex[:8]}"
-    await kube.create("/api/v1/namespaces", {"metadata": {"name": namespace}})
-    try:
-        names = [f"j{index:05}" for index in range(count)]
-        await asyncio.gather(*(kube.create(paths.collection(KIND, namespace), job(name)) for name in names))
-        process = start(namespace)
-        try:
-            ours, kuberays = await times(kube, namespace, count)
-            await asyncio.sleep(10)
-            writes = metric("llmbatch_api_writes_total") / count
-        finally:
-            process.terminate()
-            process.wait()
-        took, again, memory, share = restarted(namespace, count)
-    finally:
-        await kube.delete(f"/api/v1/namespaces/{namespace}")
-    ratio = kuberays / ours
-    print(
-        f"{count} jobs: {count / ours:.1f} RayClusters/s (with start-up), KubeRay {count / kuberays:.1f}/s, "
-        f"ratio {ratio:.2f}; {writes:.1f} API writes a job; restart: a pass over each in {took:.1f} s, "
-        f"{again:.0f} writes, {memory:.0f} MB, {share:.0%} of a core"
-    )
+    await in_parallel(kube.create(paths.collection(KIND, space), job(f"j{number:05}")) for number in range(jobs))
+    plain = jobs / (time.monotonic() - began)
+    server = api_server_cpu()
+    began = time.monotonic()
+    with operator(space) as process:
+        ours = await seconds_until(kube, space, jobs, began, with_pods=False)
+        cpu, server = cpu_seconds(process.pid), api_server_cpu() - server
+        text = (
+            f"{jobs} jobs: RayClusters {jobs / ours:.1f}/s, start-up included (one client's plain creates of jobs, "
+            f"for comparison: {plain:.0f}/s); CPU a job: operator {1000 * cpu / jobs:.0f} ms, API server and etcd "
+            f"{1000 * server / jobs:.0f} ms; "
+        )
+        if kuberay:
+            theirs = await seconds_until(kube, space, jobs, began, with_pods=True)
+            text += f"KubeRay {jobs / theirs:.1f}/s, ratio {theirs / ours:.2f}; "
+        await asyncio.sleep(20)
+        writes = metric("llmbatch_api_writes_total") / jobs
+        print(f"{text}{writes:.1f} API writes a job so far, {resident_mb(process.pid):.0f} MB", flush=True)
 
 
 async def main() -> None:
     """Measure as often as asked."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--jobs", type=int, default=200)
-    parser.add_argument("--runs", type=int, default=2)
+    parser.add_argument("--jobs", type=int, default=1000)
+    parser.add_argument("--runs", type=int, default=1)
+    parser.add_argument("--kuberay", action="store_true", help="wait for KubeRay's pods as well")
     options = parser.parse_args()
     kube = await KubeClient.connect()
     try:
         for _ in range(options.runs):
-            await run(kube, options.jobs)
+            async with namespace(kube) as space:
+                await measure(kube, space, options.jobs, kuberay=options.kuberay)
     finally:
         await kube.close()
 

@@ -136,25 +136,47 @@ class World:
 
     # -- one pass --------------------------------------------------------------------------------
 
-    def step(self, *, crash_after: int | None = None, stale: bool = False) -> Plan:
+    def step(
+        self,
+        *,
+        crash_after: int | None = None,
+        fail_at: int | None = None,
+        stale: bool = False,
+        old_self: bool = False,
+        lost: bool = False,
+    ) -> Plan:
         """Observe, decide, check, apply, let time pass.
 
-        A crash leaves out what comes after so many writes. A stale pass sees all but the job as the pass before did.
+        Args:
+            crash_after: The operator dies after so many writes of this pass.
+            fail_at: The write of this number is refused: the actions after it wait for the next pass, the status is
+                written all the same, unless it is the status that is refused.
+            stale: All but the job is seen as the pass before saw it.
+            old_self: The job is seen as the pass before saw it, as by a second operator; its status is refused then.
+            lost: What would wake the job before its time is lost.
         """
         fresh = self.observe()
         snapshot = fresh
-        if stale and self._seen_before is not None:
-            snapshot = self._seen_before.model_copy(update={"job": fresh.job, "now": fresh.now})
+        before = self._seen_before
+        if stale and before is not None:
+            snapshot = before.model_copy(update={"job": fresh.job, "now": fresh.now})
+        if old_self and before is not None:
+            snapshot = fresh.model_copy(update={"job": before.job})
+        outdated = snapshot.job.status != self.status
         self._seen_before = fresh
         plan = decide(snapshot)
         check(snapshot, plan)
         steps: list[Action | None] = [*plan.actions, None]
+        if fail_at is not None:
+            steps = [*plan.actions[:fail_at], *([None] if fail_at < len(plan.actions) else [])]
         for action in steps[:crash_after]:
             if action is None:
-                self._write(plan)
+                if not outdated:
+                    self._write(plan)
             else:
                 self._do(action)
-        self._pass(min(plan.requeue_after or 5.0, 5.0))
+        wait = plan.requeue_after or 5.0
+        self._pass(wait if lost else min(wait, 5.0))
         return plan
 
     def run(self, passes: int = 200, until: str = "") -> World:

@@ -120,10 +120,42 @@ def test_a_restarted_controller_finds_the_driver_and_submits_nothing(kubeconfig:
         with head(api, nodes) as server:
             server.jobs.update(server_jobs)
             with operating(api) as again:
-                api.wait(lambda: len(server.capacities) > 1)
+                api.wait(lambda: server.capacities)
                 assert again.writes == 0
                 assert server.jobs.keys() == jobs.keys()
                 assert seen > 0
+
+
+def test_two_controllers_at_once_only_contend(kubeconfig: Path):
+    """As for a moment when a Deployment does not stop the old one first. Every write is fenced."""
+    with kube(kubeconfig) as api, kubelet(api) as nodes:
+        api.create(job(capacity=nodes.capacity()))
+        nodes.may_run.clear()
+        with operating(api), operating(api), head(api, nodes) as server:
+            nodes.may_run.set()
+            runs(api, server)
+            cluster = api.get("RayCluster", "summarise")
+            api.patch(KIND, "summarise", {"spec": {"suspend": True}})
+            api.wait(lambda: any(capacity.get("pause") for _, capacity in server.capacities))
+            server.end(attempt(api, 1), Progress(state="paused"))
+            api.wait(lambda: api.condition("summarise", "Suspended")[0] == "True", 30)
+            ended = dict(server.jobs)
+            server.jobs.clear()
+            api.patch(KIND, "summarise", {"spec": {"suspend": False}})
+            runs(api, server, 2)
+            assert api.get("RayCluster", "summarise")["metadata"]["uid"] != cluster["metadata"]["uid"]
+            assert [*ended, *server.jobs] == [attempt(api, 1), attempt(api, 2)]
+            server.end(attempt(api, 2), Progress(state="complete", attempt=2, rows=ALL_ROWS))
+            api.wait(lambda: api.condition("summarise", "Complete")[0] == "True")
+            api.wait(lambda: api.get("RayCluster", "summarise") is None and not api.items("Pod"), 30)
+            time.sleep(3)
+            reasons = [event["reason"] for event in api.items("Event") if event["regarding"]["kind"] == KIND]
+            assert {reason: reasons.count(reason) for reason in ("Running", "Suspended", "Complete")} == {
+                "Running": 2,
+                "Suspended": 1,
+                "Complete": 1,
+            }
+            assert (status(api)["attempt"], status(api)["failures"], status(api)["interruptions"]) == (2, 0, 0)
 
 
 def test_writes_to_the_job_by_others_do_not_stop_the_controller(kubeconfig: Path):

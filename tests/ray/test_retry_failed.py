@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -74,7 +75,7 @@ def folder(tmp_path: Path) -> Path:
 
 def llmbatch(verb: str, folder: Path, endpoint: Endpoint, limit: float = 1.0) -> tuple[int, str]:
     """Run a verb on the folder's job and return its exit code and all it printed."""
-    address = {"url": f"http://127.0.0.1:{endpoint.server_address[1]}/v1", "apiKeyEnv": None}
+    address = {"url": f"http://127.0.0.1:{endpoint.server_address[1]}/v1", "apiKeyEnv": "KEY"}
     stage = {
         "name": "say",
         "engine": "openai",
@@ -95,7 +96,8 @@ def llmbatch(verb: str, folder: Path, endpoint: Endpoint, limit: float = 1.0) ->
     path.write_text(yaml.safe_dump(document))
     program = str(Path(sys.executable).parent / "llmbatch")
     arguments = [program, verb, str(path), "--json", "--object-store-mb", "150"]
-    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "KEY": "only-for-this-test"}
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
     return done.returncode, done.stdout + done.stderr
 
 

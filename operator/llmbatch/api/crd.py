@@ -74,16 +74,16 @@ def printer_columns() -> list[dict[str, Any]]:
     """Return the columns of `kubectl get lbj`; those of priority 1 appear with `-o wide`."""
     return [
         _column("Phase", "string", ".status.phase"),
-        _column("Progress", "number", ".status.progress.percentage", "Rows committed, in percent"),
-        _column("Rows", "integer", ".status.progress.rowsTotal", "Rows of the input"),
-        _column("Workers", "integer", ".status.capacity.workersReady", "Worker pods that are ready"),
+        _column("Progress", "string", ".status.display.progress", "Rows committed, in percent"),
+        _column("Rows", "string", ".status.display.rows", "Rows committed, of all"),
+        _column("Workers", "string", ".status.display.workers", "Worker pods that are ready, of those wanted"),
+        _column("Spot", "string", ".status.display.spot", "Share of the ready workers on spot capacity"),
         _column("Preemptions", "integer", ".status.preemptions.total", "Workers taken away since the job began"),
-        _column("ETA", "integer", ".status.progress.estimatedRemainingSeconds", "Seconds left at the present rate"),
+        _column("ETA", "string", ".status.display.eta", "Time left at the present rate"),
         _column("Age", "date", ".metadata.creationTimestamp"),
-        _column("Wanted", "integer", ".status.capacity.workersWanted", "Worker pods asked for", priority=1),
-        _column("Spot", "integer", ".status.capacity.spotReady", "Ready workers on spot capacity", priority=1),
         _column("Failed", "integer", ".status.progress.rowsFailed", "Rows with an error", priority=1),
         _column("Attempt", "integer", ".status.attempt", "Runs of the driver", priority=1),
+        _column("Cost", "number", ".status.estimatedCost", "Worker hours times the budget's prices", priority=1),
         _column("Model", "string", ".spec.stages[0].model.name", "Model of the first stage", priority=1),
     ]
 

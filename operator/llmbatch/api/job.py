@@ -563,6 +563,21 @@ class Preemptions(Document):
     """Workers that are counted already and still exist, so that none counts twice, and since when, RFC 3339."""
 
 
+class DisplayStatus(Document):
+    """The columns of `kubectl get lbj`, in words; made of the figures beside them."""
+
+    progress: str = ""
+    """Completed rows, such as `42%`."""
+    rows: str = ""
+    """Completed and all rows, such as `1200/5000`."""
+    workers: str = ""
+    """Ready and wanted workers, such as `5/6`."""
+    spot: str = ""
+    """Share of the ready workers on spot capacity, such as `80%`."""
+    eta: str = ""
+    """Time left at the present rate, such as `1h20m`."""
+
+
 def _map_by(key: str) -> dict[str, Any]:
     return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
 
@@ -598,6 +613,8 @@ class LLMBatchJobStatus(Document):
     """The workers."""
     preemptions: Preemptions | None = None
     """Notices and losses."""
+    display: DisplayStatus | None = None
+    """The same in words, for `kubectl get`. Programs read the figures."""
     estimated_cost: float | None = None
     """Worker hours times the budget's prices."""
     started_at: str | None = None

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from llmbatch.api.base import API_VERSION, KIND
+from llmbatch.api.capacity import Capacity
 from llmbatch.api.job import LLMBatchJobStatus
 from llmbatch.api.progress import Progress
 from llmbatch.cluster import paths
@@ -29,6 +30,8 @@ from llmbatch.core.job.snapshot import JobObservation
 from llmbatch.errors import ForbiddenError, HeadError, RejectedError, StaleError
 
 TOKEN_BYTES = 32
+REPEAT_SECONDS = 60.0
+"""A Capacity that does not change is delivered this often: its reader takes it for a desired state."""
 REASON_LENGTH, NOTE_LENGTH = 128, 1000
 """Bounds of an Event (events.k8s.io/v1: reason 128, note 1 kB)."""
 
@@ -49,7 +52,7 @@ class Applier:
             head: Where the head is reached; the actions that need it fail without.
 
         Returns:
-            The runtime's answer to a Capacity, else None.
+            The runtime's answer to a Capacity that was delivered, else None.
 
         Raises:
             ForbiddenError, RejectedError: the API server refused; noted in the memory for the next Snapshot.
@@ -72,8 +75,20 @@ class Applier:
             case StopRayJob():
                 await self._heads.stop(_reachable(head), action.submission_id)
             case SendCapacity():
-                return await self._heads.send_capacity(_reachable(head), action.capacity)
+                return await self._send(action.capacity, job, memory, _reachable(head))
         return None
+
+    async def _send(self, capacity: Capacity, job: JobObservation, memory: Memory, head: Head) -> Progress | None:
+        """Deliver a Capacity, unless the same driver took the same one a moment ago."""
+        to = memory.head_uid, job.status.attempt
+        if memory.delivered is not None:
+            *before, last = memory.delivered
+            same = capacity.model_copy(update={"sequence": last.sequence}) == last
+            if tuple(before) == to and same and capacity.sequence - last.sequence < REPEAT_SECONDS * 1000:
+                return None
+        progress = await self._heads.send_capacity(head, capacity)
+        memory.delivered = *to, capacity
+        return progress
 
     async def write_status(self, body: Mapping[str, Any], status: LLMBatchJobStatus) -> Object:
         """Replace the status of the job, whole, and return the job as it is stored now.

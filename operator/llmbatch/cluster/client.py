@@ -2,17 +2,21 @@
 
 The official client does authentication (kubeconfig, exec plugins, service accounts, rotation) and TLS. Its typed
 models are left out: the objects are built and projected by `core`, and a model a pod would cost most of the memory.
+So is what stands above its connections, which copies each body in Python before it is encoded.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
+from urllib.parse import urlencode, urlsplit
+from urllib.request import getproxies_environment, proxy_bypass_environment
 
 import aiohttp
-from kubernetes.aio.client import ApiClient, Configuration
+import pydantic_core
+from kubernetes.aio.client import Configuration
+from kubernetes.aio.client.rest import RESTClientObject
 from kubernetes.aio.config import (
     ConfigException,
     list_kube_config_contexts,
@@ -20,9 +24,12 @@ from kubernetes.aio.config import (
     load_kube_config,
 )
 
+from llmbatch import __version__
 from llmbatch.errors import ApiServerError, ForbiddenError, LLMBatchError, RejectedError, StaleError, UserError
 
 FIELD_MANAGER = "llmbatch"
+USER_AGENT = f"llmbatch/{__version__}"
+"""How the API server's audit log names this client."""
 REQUEST_SECONDS = 30.0
 CONNECTIONS = 64
 """Requests under way at a time: more only queue in the API server's own fairness."""
@@ -37,7 +44,10 @@ class KubeClient:
     def __init__(self, configuration: Configuration) -> None:
         self.configuration = configuration
         configuration.connection_pool_maxsize = CONNECTIONS
-        self._api = ApiClient(configuration)
+        configuration.proxy = configuration.proxy or _proxy_of(configuration.host)
+        # Otherwise aiohttp reads ~/.netrc in a thread, for each request.
+        configuration.client_session_kwargs = {"trust_env": False}
+        self._api = RESTClientObject(configuration)
         self.writes = 0
         """Requests so far that could change an object."""
 
@@ -152,7 +162,7 @@ class KubeClient:
             method, path, body, query, {"Accept": "application/json", "Content-Type": content}
         )
         if status < 300:
-            found: Object = json.loads(data)
+            found: Object = pydantic_core.from_json(data)
             return found
         if status in absent:
             return None
@@ -161,16 +171,13 @@ class KubeClient:
     async def _send(
         self, method: Method, path: str, body: Any, query: Mapping[str, str] | None, headers: dict[str, str]
     ) -> tuple[int, bytes]:
+        url = f"{self.configuration.host}{path}" + (f"?{urlencode(query)}" if query else "")
+        headers["User-Agent"] = USER_AGENT
+        token = await self.configuration.get_api_key_with_prefix("BearerToken")
+        if token:
+            headers["Authorization"] = token
         try:
-            request = await self._api.param_serialize(
-                method,
-                path,
-                query_params=list((query or {}).items()),
-                header_params=headers,
-                body=body,
-                auth_settings=["BearerToken"],
-            )
-            answer = await self._api.call_api(*request, _request_timeout=REQUEST_SECONDS)
+            answer = await self._api.request(method, url, headers=headers, body=body, _request_timeout=REQUEST_SECONDS)
             return answer.status, await answer.read()
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise ApiServerError(f"{method} {path}: {type(error).__name__}: {error}") from error
@@ -185,6 +192,14 @@ def default_namespace(kubeconfig: Path | None = None, context: str | None = None
     chosen = next((item for item in contexts if item["name"] == context), current)
     namespace: str = chosen["context"].get("namespace") or "default"
     return namespace
+
+
+def _proxy_of(server: str) -> str | None:
+    """Return the proxy that the environment names for a server."""
+    address = urlsplit(server)
+    if proxy_bypass_environment(address.hostname or ""):
+        return None
+    return getproxies_environment().get(address.scheme)
 
 
 def _writing(dry_run: bool = False, manager: str = FIELD_MANAGER) -> dict[str, str]:
@@ -210,7 +225,7 @@ def _error(request: str, status: int, data: bytes, stale: tuple[int, ...]) -> LL
 
 def _message(data: bytes) -> str:
     try:
-        status = json.loads(data)
+        status = pydantic_core.from_json(data)
     except ValueError:
         return data.decode(errors="replace")[:500]
     return str(status.get("message", "")) if isinstance(status, dict) else str(status)

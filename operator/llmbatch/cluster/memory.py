@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from llmbatch.api.capacity import Capacity
 from llmbatch.api.progress import Progress
 from llmbatch.core.job.snapshot import ChildObservation
 
@@ -35,6 +36,8 @@ class Memory:
     final: dict[str, Progress | None] = field(default_factory=dict)
     """By submission id, what the log of a driver that ended says; None: nothing."""
 
+    delivered: tuple[str, int | None, Capacity] | None = None
+    """uid of the head's pod and attempt that took a Capacity last, and that Capacity."""
     log_tries: int = 0
     """How often the log of a driver that ended could not be read."""
 

@@ -41,7 +41,7 @@ async def main() -> None:
     plane = ControlPlane(folder / "control-plane", network.gateway)
     store = Store(network.gateway, folder / "store.log") if arguments.spot else None
     try:
-        plane.start()
+        plane.start(controllers=not arguments.api_only)
         await _serve(plane, network, store, folder, arguments, stop)
     finally:
         plane.stop()
@@ -57,6 +57,7 @@ def _arguments() -> argparse.Namespace:
         "--spot", type=int, default=0, help="spot nodes with a GPU each; with them come two on-demand nodes and S3"
     )
     parser.add_argument("--no-kuberay", action="store_true", help="leave out KubeRay's operator, not its CRDs")
+    parser.add_argument("--api-only", action="store_true", help="etcd and the API server alone, for benchmarks")
     parser.add_argument("--no-llmbatch-crd", action="store_true", help="leave out llmbatch's own CRD")
     return parser.parse_args()
 
@@ -72,15 +73,14 @@ async def _serve(
     client = await KubeClient.connect(plane.kubeconfig)
     try:
         await _install(client, own=not arguments.no_llmbatch_crd)
-        if not arguments.no_kuberay:
+        if not (arguments.no_kuberay or arguments.api_only):
             plane.start_kuberay()
         await _describe(client, network)
         if store is not None:
             await _create_nodes(client, arguments.spot)
             await _offer(client, store)
-        kubelets = asyncio.create_task(
-            Kubelets(client, network, folder / "pods", f"{plane.address}:{plane.port}").run()
-        )
+        nodes = Kubelets(client, network, folder / "pods", f"{plane.address}:{plane.port}")
+        kubelets = asyncio.create_task(_until(stop) if arguments.api_only else nodes.run())
         (folder / "ready").write_text(str(plane.kubeconfig))
         print(_usage(plane, store, folder), flush=True)
         while not stop.is_set() and not kubelets.done():
@@ -120,6 +120,10 @@ async def _offer(client: KubeClient, store: Store) -> None:
     store.fill("corpus", [(str(file.relative_to(data)), file.read_bytes()) for file in data.glob("jargon/*")])
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s3"}, "stringData": store.environment}
     await client.create("/api/v1/namespaces/default/secrets", secret)
+
+
+async def _until(stop: asyncio.Event) -> None:
+    await stop.wait()
 
 
 async def _install(client: KubeClient, *, own: bool) -> None:

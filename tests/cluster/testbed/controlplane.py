@@ -37,8 +37,11 @@ class ControlPlane:
         """The certificate authority of the API server."""
         return self.folder / "certs" / "apiserver.crt"
 
-    def start(self) -> None:
+    def start(self, *, controllers: bool = True) -> None:
         """Start all of it but KubeRay, and return when the API server is ready.
+
+        Args:
+            controllers: Whether kube-controller-manager and kube-scheduler are started as well.
 
         Raises:
             RuntimeError: a component ended, or is not ready in time; its log is named.
@@ -47,6 +50,10 @@ class ControlPlane:
         self._write_secrets()
         self._start_api_server(self._start_etcd())
         self._wait_for_api_server()
+        if controllers:
+            self._start_controllers()
+
+    def _start_controllers(self) -> None:
         kubeconfig = f"--kubeconfig={self.kubeconfig}"
         self._start(
             "kube-controller-manager",

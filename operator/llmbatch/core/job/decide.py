@@ -13,7 +13,7 @@ from llmbatch.core.job.hold import hold_back, hold_reason
 from llmbatch.core.job.numbers import accrued_cost, counted_preemptions, merged_rows, ready_gpus, stages_of
 from llmbatch.core.job.outcome import Outcome, outcome
 from llmbatch.core.job.plan import Plan
-from llmbatch.core.job.running import run
+from llmbatch.core.job.running import expect, run
 from llmbatch.core.job.snapshot import Snapshot
 from llmbatch.core.job.times import rfc3339, unix
 from llmbatch.errors import SpecError
@@ -69,6 +69,7 @@ def _go_on(draft: Draft, spec: LLMBatchJobSpec, end: Outcome) -> None:
     draft.update(pausing_since=None)
     if stored.attempt is None or stored.ray_cluster_name != cluster_name(draft.snapshot.job.name):
         intend(draft, stored.attempt or 1)
+        expect(draft, spec)
     elif rested:
         intend(draft, stored.attempt + 1)
     elif end.kind != "ongoing":
@@ -100,18 +101,18 @@ def _count(draft: Draft, spec: LLMBatchJobSpec | None) -> None:
         draft.update(progress=merged_rows(stored.progress, progress.rows), stages=stages_of(progress))
     if spec is None:
         return
+    prices = spec.budget.prices if spec.budget else None
+    draft.update(estimated_cost=accrued_cost(stored, prices, found, snapshot.now))
+    if finished(draft):
+        return
     capacity = stored.capacity or CapacityStatus()
     counts = {
         "workers_ready": sum(worker.pod.ready for worker in found),
         "spot_ready": sum(worker.pod.ready and worker.spot for worker in found),
         "gpus": ready_gpus(found, spec),
     }
-    prices = spec.budget.prices if spec.budget else None
-    draft.update(
-        capacity=capacity.model_copy(update=counts),
-        estimated_cost=accrued_cost(stored, prices, found, snapshot.now),
-    )
-    if finished(draft) or stored.pausing_since is not None:
+    draft.update(capacity=capacity.model_copy(update=counts))
+    if stored.pausing_since is not None:
         return
     preemptions, new = counted_preemptions(stored.preemptions, found, shrinking(snapshot), snapshot.now)
     draft.update(preemptions=preemptions)

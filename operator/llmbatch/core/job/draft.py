@@ -6,19 +6,21 @@ from typing import Any
 
 from llmbatch.api.conditions import Condition, ConditionType, set_condition
 from llmbatch.api.job import LLMBatchJobStatus
-from llmbatch.core.job.phase import phase_of
+from llmbatch.core.job.display import display_of
+from llmbatch.core.job.phase import HEAD_NOT_READY, HEAD_READY, phase_of
 from llmbatch.core.job.plan import Action, EmitEvent, Plan
 from llmbatch.core.job.snapshot import Snapshot
 from llmbatch.core.job.times import rfc3339, since
 
-CAPACITY_SECONDS = 15.0
-"""Worker counts in the status lag at most this long."""
+PATIENT_SECONDS = 15.0
+"""Worker counts, and that the head is ready, lag at most this long: most often something louder follows before."""
 QUIET_FIELDS: dict[str, Any] = {
     "progress": True,
     "stages": True,
     "capacity": {"workers_ready", "workers_wanted", "spot_ready", "gpus"},
     "estimated_cost": True,
     "updated_at": True,
+    "display": True,
 }
 """Numbers that do not bring about a write by themselves."""
 EVENTS: dict[tuple[ConditionType, str], tuple[str, str]] = {
@@ -32,6 +34,8 @@ EVENTS: dict[tuple[ConditionType, str], tuple[str, str]] = {
     ("Failed", "True"): ("Warning", "Failed"),
 }
 """Which flips are told, and as what."""
+STARTING = {("ClusterReady", HEAD_NOT_READY), ("ClusterReady", HEAD_READY)}
+"""Conditions that say no more than that the job starts."""
 
 
 class Draft:
@@ -106,8 +110,8 @@ class Draft:
         """Return the Plan. The status is the stored one, unless something worth a write changed."""
         fresh = self._fresh()
         write = self._worth_writing(fresh)
-        if not write and fresh.capacity != self.stored.capacity:
-            self.again_in(CAPACITY_SECONDS - since(self.snapshot.now, self.stored.updated_at))
+        if not write and self._is_patient(fresh):
+            self.again_in(PATIENT_SECONDS - since(self.snapshot.now, self.stored.updated_at))
         return Plan(
             actions=tuple(self.actions),
             status=fresh if write else self.stored,
@@ -123,16 +127,20 @@ class Draft:
             "updated_at": rfc3339(self.snapshot.now),
             "phase": phase_of(self._conditions),
         }
-        return self.stored.model_copy(update=fields)
+        fresh = self.stored.model_copy(update=fields)
+        return fresh.model_copy(update={"display": display_of(fresh)})
 
     def _worth_writing(self, fresh: LLMBatchJobStatus) -> bool:
         if _loud(fresh) != _loud(self.stored):
             return True
         age = since(self.snapshot.now, self.stored.updated_at)
-        if fresh.capacity != self.stored.capacity and age >= CAPACITY_SECONDS:
+        if self._is_patient(fresh) and age >= PATIENT_SECONDS:
             return True
-        same = fresh.model_copy(update={"updated_at": self.stored.updated_at}) == self.stored
-        return not same and age >= self.snapshot.settings.status_seconds
+        derived = {"updated_at": self.stored.updated_at, "display": self.stored.display}
+        return fresh.model_copy(update=derived) != self.stored and age >= self.snapshot.settings.status_seconds
+
+    def _is_patient(self, fresh: LLMBatchJobStatus) -> bool:
+        return fresh.capacity != self.stored.capacity or _head_ready(fresh) != _head_ready(self.stored)
 
     def _flips(self) -> list[EmitEvent]:
         before = {condition.type: condition.status for condition in self.stored.conditions}
@@ -147,4 +155,12 @@ class Draft:
 
 
 def _loud(status: LLMBatchJobStatus) -> dict[str, Any]:
-    return status.model_dump(exclude=QUIET_FIELDS)
+    loud = status.model_dump(exclude=QUIET_FIELDS)
+    if not any(condition.type == "Running" and condition.status == "True" for condition in status.conditions):
+        # The driver is submitted as soon as the head is ready: that it runs is told together with it.
+        loud["conditions"] = [item for item in loud["conditions"] if (item["type"], item["reason"]) not in STARTING]
+    return loud
+
+
+def _head_ready(status: LLMBatchJobStatus) -> bool:
+    return any(condition.type == "ClusterReady" and condition.status == "True" for condition in status.conditions)

@@ -116,6 +116,10 @@ def _end(draft: Draft, word: str, reason: str) -> None:
     at_rest(draft, word)
     draft.clear("Stalled", word)
     draft.clear("Suspended", word)
+    capacity = draft.field("capacity")
+    if capacity is not None:
+        # They go in the next pass: one write says all of the end.
+        draft.update(capacity=capacity.model_copy(update={"workers_ready": 0, "spot_ready": 0, "gpus": 0}))
     draft.again_in(0.1)
 
 

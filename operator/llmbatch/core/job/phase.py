@@ -12,6 +12,8 @@ PAUSING = "Pausing"
 """Reason of Suspended=False while the driver commits what is in flight."""
 HEAD_NOT_READY = "HeadNotReady"
 """Reason of ClusterReady=False from the first attempt on: one reason, so that a start is one write."""
+HEAD_READY = "HeadReady"
+"""Reason of ClusterReady=True."""
 QUEUED = "Queued"
 """Reason of ClusterReady=False while a queue holds the RayCluster back."""
 

@@ -11,7 +11,7 @@ from llmbatch.core.job.children.names import QUEUE_LABEL, submission_id
 from llmbatch.core.job.children.pods import CONTROL_PORT, RUN_SPEC_FOLDER, RUN_SPEC_KEY, TOKEN_KEY
 from llmbatch.core.job.draft import Draft
 from llmbatch.core.job.facts import Worker, head_pod, head_ready, other_live_jobs, present_job, shrinking, workers
-from llmbatch.core.job.phase import HEAD_NOT_READY, QUEUED
+from llmbatch.core.job.phase import HEAD_NOT_READY, HEAD_READY, QUEUED
 from llmbatch.core.job.plan import CreateChild, PatchWorkerGroup, SendCapacity, StopRayJob, SubmitRayJob
 from llmbatch.core.job.sizing import Sizing, size_workers
 from llmbatch.core.job.snapshot import Snapshot
@@ -53,6 +53,12 @@ def run(draft: Draft, spec: LLMBatchJobSpec) -> None:
         _drive(draft, sizing)
     _set_degraded(draft, sizing)
     draft.again_in(_look_again(draft))
+
+
+def expect(draft: Draft, spec: LLMBatchJobSpec) -> None:
+    """Say how many workers the first attempt will ask for, in the write that announces it."""
+    wanted = {"workers_wanted": size_workers(draft.snapshot, spec).wanted}
+    draft.update(capacity=(draft.field("capacity") or CapacityStatus()).model_copy(update=wanted))
 
 
 def _look_again(draft: Draft) -> float:
@@ -147,6 +153,9 @@ def _drive(draft: Draft, sizing: Sizing) -> None:
         draft.set("Running", False, "HeadLost", "The head's pod is gone")
     if attempt is None or not head_ready(snapshot) or not snapshot.ray.reachable:
         return
+    if leftovers := other_live_jobs(snapshot):
+        draft.because("another attempt's driver is stopped")
+        draft.act(*(StopRayJob(submission_id=job.submission_id) for job in leftovers))
     present = present_job(snapshot)
     if present is not None:
         if present.state == "RUNNING":
@@ -155,9 +164,7 @@ def _drive(draft: Draft, sizing: Sizing) -> None:
             draft.set("Running", True, "DriverRunning", f"Attempt {attempt} runs")
             draft.act(SendCapacity(capacity=capacity_for(snapshot, sizing)))
         return
-    if leftovers := other_live_jobs(snapshot):
-        draft.because("an earlier attempt's driver is stopped first")
-        draft.act(*(StopRayJob(submission_id=job.submission_id) for job in leftovers))
+    if leftovers:
         return
     wait = (unix(stored.retry_at) or 0.0) - snapshot.now
     if wait > 0:
@@ -176,7 +183,7 @@ def _set_cluster_ready(draft: Draft) -> None:
     elif cluster.suspended:
         draft.set("ClusterReady", False, QUEUED, "The RayCluster is suspended until its queue admits it")
     elif head_ready(draft.snapshot):
-        draft.set("ClusterReady", True, "HeadReady")
+        draft.set("ClusterReady", True, HEAD_READY)
     else:
         draft.set("ClusterReady", False, HEAD_NOT_READY)
 

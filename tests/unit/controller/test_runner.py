@@ -1,0 +1,202 @@
+"""A job's loop: what it does about each thing that can go wrong in a pass."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from controllerkit import NOW, UID, job, running_snapshot, running_status
+from llmbatch.api.base import API_VERSION, KIND
+from llmbatch.api.job import LLMBatchJobStatus
+from llmbatch.controller.metrics import Metrics
+from llmbatch.controller.runner import HEAD_SECONDS, REFUSED_SECONDS, STALE_SECONDS, JobRunner, Tools
+from llmbatch.controller.watch import JobKey
+from llmbatch.core.job.snapshot import JobObservation, Snapshot
+from llmbatch.errors import (
+    ApiServerError,
+    ForbiddenError,
+    HeadError,
+    InternalError,
+    LLMBatchError,
+    RejectedError,
+    StaleError,
+)
+
+KEY = JobKey("team", "summarise")
+
+
+class Fakes:
+    """The API server, an observer and an applier; `fails` says what the next calls of a name raise."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self.fails: dict[str, list[Exception]] = {}
+        self.calls: list[str] = []
+        self.version = 7
+        self.uid = UID
+        self.status = snapshot.job.status
+        self.woken: Callable[[], None] = lambda: None
+
+    def body(self) -> dict[str, Any]:
+        metadata = {"name": KEY.name, "namespace": KEY.namespace, "uid": self.uid}
+        metadata["resourceVersion"] = str(self.version)
+        spec = self.snapshot.job.spec
+        assert spec is not None
+        document = {"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": spec.to_wire()}
+        return {**document, "status": self.status.to_wire()}
+
+    def _call(self, name: str) -> None:
+        self.calls.append(name)
+        if failures := self.fails.get(name):
+            raise failures.pop(0)
+
+    async def get(self, _: str) -> dict[str, Any] | None:
+        self._call("get")
+        return self.body() if self.uid else None
+
+    async def observe(self, seen: JobObservation, *_: Any) -> Snapshot:
+        self._call("observe")
+        return self.snapshot.model_copy(update={"job": seen})
+
+    async def head_of(self, *_: Any) -> None:
+        return None
+
+    async def act(self, action: Any, *_: Any) -> None:
+        self._call(action.action)
+
+    async def write_status(self, body: dict[str, Any], status: LLMBatchJobStatus) -> dict[str, Any]:
+        self._call("write_status")
+        assert body["metadata"]["resourceVersion"] == str(self.version)
+        self.version += 1
+        self.status = status
+        return self.body()
+
+    async def emit(self, *_: Any) -> None:
+        self._call("emit")
+
+
+def runner(fakes: Fakes) -> JobRunner:
+    metrics = Metrics(dict, lambda: 0)
+    tools = Tools(fakes, fakes, fakes, metrics, None)  # type: ignore[arg-type]
+    return JobRunner(KEY, fakes.body(), tools)
+
+
+def one_pass(fakes: Fakes, made: JobRunner | None = None) -> float | None:
+    """Run one pass, and return the seconds until the next one."""
+    return asyncio.run((made or runner(fakes))._guarded_pass())
+
+
+def new_job() -> Fakes:
+    """A job whose attempt is written down and whose children are missing."""
+    status = running_status(attempt_started_at=None)
+    return Fakes(Snapshot(now=NOW, job=job(status=status)))
+
+
+def running_job() -> Fakes:
+    return Fakes(running_snapshot())
+
+
+@pytest.mark.parametrize(
+    ("error", "soon"),
+    [
+        (ForbiddenError("no"), REFUSED_SECONDS),
+        (RejectedError("no"), REFUSED_SECONDS),
+        (StaleError("no"), STALE_SECONDS),
+    ],
+)
+def test_an_action_refused_ends_the_actions_and_not_the_status(error: LLMBatchError, soon: float):
+    fakes = new_job()
+    fakes.fails = {"CreateChild": [error]}
+    assert one_pass(fakes) == soon
+    assert fakes.calls.count("CreateChild") == 1
+    assert fakes.calls[-1] in ("write_status", "emit")
+
+
+def test_a_head_that_does_not_answer_is_asked_again_soon():
+    fakes = running_job()
+    fakes.fails = {"SendCapacity": [HeadError("silent")]}
+    assert one_pass(fakes) == HEAD_SECONDS
+
+
+def test_a_status_refused_is_read_anew_and_nothing_is_told():
+    fakes = new_job()
+    fakes.fails = {"write_status": [StaleError("changed")]}
+    made = runner(fakes)
+    fakes.version = 9
+    assert one_pass(fakes, made) == STALE_SECONDS
+    assert fakes.calls[-2:] == ["write_status", "get"]
+    assert "emit" not in fakes.calls
+    one_pass(fakes, made)
+    assert fakes.version == 10
+
+
+def test_a_job_that_is_gone_meanwhile_waits_for_its_end():
+    fakes = new_job()
+    fakes.fails = {"write_status": [StaleError("gone")]}
+    made = runner(fakes)
+    fakes.uid = ""
+    assert one_pass(fakes, made) is None
+
+
+def test_failures_back_off_with_jitter_and_the_first_success_forgets_them():
+    fakes = new_job()
+    fakes.fails = {"observe": [ApiServerError("away")] * 12}
+    made = runner(fakes)
+    waits = [one_pass(fakes, made) or 0.0 for _ in range(12)]
+    for number, wait in enumerate(waits):
+        longest = min(0.5 * 2.0**number, 30.0)
+        assert longest / 2 <= wait <= longest
+    one_pass(fakes, made)
+    fakes.fails = {"observe": [ApiServerError("away")]}
+    assert (one_pass(fakes, made) or 9.0) <= 0.5
+
+
+@pytest.mark.parametrize("error", [InternalError("broken"), KeyError("a mistake"), ZeroDivisionError()])
+def test_a_mistake_in_one_pass_does_not_end_the_loop(error: Exception):
+    fakes = new_job()
+    fakes.fails = {"observe": [error]}
+    made = runner(fakes)
+    assert one_pass(fakes, made) is not None
+    one_pass(fakes, made)
+    assert "CreateChild" in fakes.calls
+
+
+def test_an_event_that_is_not_posted_costs_nothing_else():
+    fakes = running_job()
+    fakes.snapshot = fakes.snapshot.model_copy(update={"cluster": None, "pods": ()})
+    fakes.fails = {"emit": [ForbiddenError("no")] * 5}
+    one_pass(fakes)
+    assert fakes.calls.count("write_status") == 1
+    assert "emit" in fakes.calls
+
+
+def test_nothing_is_written_while_nothing_changes():
+    fakes = running_job()
+    made = runner(fakes)
+    for _ in range(5):
+        one_pass(fakes, made)
+    assert fakes.calls.count("write_status") <= 1
+    assert fakes.version <= 8
+
+
+def test_an_older_sight_of_the_job_is_not_taken():
+    """A watch may show the job as it was before the loop's own write."""
+    fakes = new_job()
+    made = runner(fakes)
+    one_pass(fakes, made)
+    mine = made._body["metadata"]["resourceVersion"]
+    old = fakes.body()
+    old["metadata"]["resourceVersion"] = "3"
+    made.offer(old)
+    assert made._body["metadata"]["resourceVersion"] == mine
+
+
+def test_the_order_of_a_pass_is_actions_then_status_then_events():
+    fakes = new_job()
+    one_pass(fakes)
+    order = ["observe", "CreateChild", "write_status", "emit"]
+    assert fakes.calls == sorted(fakes.calls, key=order.index)
+    assert set(order[:3]) <= set(fakes.calls)
