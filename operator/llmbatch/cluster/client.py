@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import urlencode, urlsplit
-from urllib.request import getproxies_environment, proxy_bypass_environment
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import pydantic_core
@@ -197,9 +197,9 @@ def default_namespace(kubeconfig: Path | None = None, context: str | None = None
 def _proxy_of(server: str) -> str | None:
     """Return the proxy that the environment names for a server."""
     address = urlsplit(server)
-    if proxy_bypass_environment(address.hostname or ""):
+    if proxy_bypass(address.hostname or ""):
         return None
-    return getproxies_environment().get(address.scheme)
+    return getproxies().get(address.scheme)
 
 
 def _writing(dry_run: bool = False, manager: str = FIELD_MANAGER) -> dict[str, str]:
