@@ -79,7 +79,7 @@ class Fakes:
 
 
 def runner(fakes: Fakes) -> JobRunner:
-    metrics = Metrics(dict, lambda: 0)
+    metrics = Metrics(dict, tuple, lambda: 0)
     tools = Tools(fakes, fakes, fakes, metrics, None)  # type: ignore[arg-type]
     return JobRunner(KEY, fakes.body(), tools)
 
