@@ -178,7 +178,9 @@ class World:
         await self._pod(head, "head-node")
         for index, pod in enumerate(spots):
             await self._pod(pod, f"node-{number * workers + index:05}")
-        ready = [{"type": "HeadPodReady", "status": "True", "reason": "Ready", "lastTransitionTime": now()}]
+        ready = [
+            {"type": "HeadPodReady", "status": "True", "reason": "Ready", "message": "", "lastTransitionTime": now()}
+        ]
         path = paths.single("RayCluster", space, cluster["metadata"]["name"])
         await kube.merge_patch(f"{path}/status", {"status": {"conditions": ready}})
         status = running(cluster["metadata"]["name"], workers)
