@@ -82,18 +82,26 @@ def test_preemptions_are_counted_by_signal_and_market_with_their_notice(operator
     assert value(text, "llmbatch_preemption_notice_seconds_count") == 1
 
 
-def test_recovery_lasts_until_as_many_workers_take_work_as_are_wanted():
-    def figures(ready: int) -> JobFigures:
-        workers: tuple[PodObservation, ...] = tuple(pod(f"w{index}") for index in range(ready))
-        seen = snapshot(pods=(pod("head", "head"), *workers))
-        return JobFigures.of(seen, running_status(capacity=CapacityStatus(workers_wanted=3)))
+def figures(ready: int, wanted: int = 3, **status: object) -> JobFigures:
+    workers: tuple[PodObservation, ...] = tuple(pod(f"w{index}") for index in range(ready))
+    seen = snapshot(pods=(pod("head", "head"), *workers))
+    return JobFigures.of(seen, running_status(capacity=CapacityStatus(workers_wanted=wanted), **status))
 
+
+def test_recovery_lasts_until_as_many_workers_take_work_as_are_wanted():
     recovery = Recovery()
     assert recovery.update(0, figures(2), preempted=False) is None
     assert recovery.update(10, figures(2), preempted=True) is None
     assert recovery.update(15, figures(1), preempted=True) is None
     assert recovery.update(40, figures(3), preempted=False) == 30
     assert recovery.update(50, figures(3), preempted=False) is None
+
+
+def test_a_job_that_ends_before_it_recovers_is_not_timed():
+    recovery = Recovery()
+    recovery.update(10, figures(2), preempted=True)
+    assert recovery.update(20, figures(0, wanted=0, conditions=()), preempted=False) is None
+    assert recovery.update(30, figures(3), preempted=False) is None
 
 
 def test_names_and_labels_keep_prometheus_rules(operator):

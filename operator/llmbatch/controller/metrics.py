@@ -165,7 +165,7 @@ class JobFigures:
 
 
 class Recovery:
-    """Times how long a job is short of workers after a preemption."""
+    """Times how long a running job is short of workers after a preemption."""
 
     def __init__(self) -> None:
         self._since: float | None = None
@@ -173,11 +173,16 @@ class Recovery:
     def update(self, now: float, figures: JobFigures, *, preempted: bool) -> float | None:
         """Return the seconds from the first preemption until enough workers took work, once that is so.
 
+        A job that ends or rests before never recovers, and is not timed.
+
         Args:
             now: Seconds, of any clock that only goes forward.
             figures: How the job stands.
             preempted: Whether a worker was newly counted as preempted.
         """
+        if not any(item.type == "Running" and item.status == "True" for item in figures.status.conditions):
+            self._since = None
+            return None
         capacity = figures.status.capacity
         ready = sum(count for (_, state), count in figures.workers.items() if state == "ready")
         enough = capacity is None or ready >= capacity.workers_wanted
@@ -190,7 +195,7 @@ class Recovery:
         return took
 
 
-class Metrics:
+class Metrics(Collector):
     """Counters and histograms of one operator process, and the figures of its jobs."""
 
     def __init__(
@@ -199,10 +204,11 @@ class Metrics:
         jobs: Callable[[], Iterable[JobFigures]],
         writes: Callable[[], int],
     ) -> None:
+        self._phases, self._jobs, self._writes = phases, jobs, writes
         # A second series beside each counter and histogram, of no use to any query here.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry = CollectorRegistry()
-        registry.register(_Live(phases, jobs, writes))
+        registry.register(self)
         ProcessCollector(registry=registry)
         self.passes = _histogram(PASSES, PASS_SECONDS, registry)
         self.errors = _counter(PASS_ERRORS, registry)
@@ -214,6 +220,20 @@ class Metrics:
         self.notice = _histogram(NOTICE, NOTICE_SECONDS, registry)
         self.recovery = _histogram(RECOVERY, RECOVERY_SECONDS, registry)
         self.notice_to_runtime = _histogram(NOTICE_TO_RUNTIME, DELIVERY_SECONDS, registry)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield what is read at each scrape: all that is no counter or histogram of this process."""
+        own = Sheet()
+        own.add((), BUILD, 1, __version__)
+        counts = self._phases()
+        for phase in get_args(Phase):
+            own.add((), JOBS, counts.get(phase, 0), phase)
+        own.add((), API_WRITES, self._writes())
+        yield from own.metrics()
+        sheet = Sheet(JOB_LABELS)
+        for job in self._jobs():
+            job.read(sheet)
+        yield from sheet.metrics()
 
     def count_preemptions(self, before: LLMBatchJobStatus, after: LLMBatchJobStatus, snapshot: Snapshot) -> bool:
         """Count the workers that the status before did not count and the one after does; tell whether there are any."""
@@ -227,29 +247,6 @@ class Metrics:
             if notice is not None and notice.deadline is not None:
                 self.notice.observe(max(0.0, notice.deadline - snapshot.now))
         return bool(gone)
-
-
-class _Live(Collector):
-    def __init__(
-        self,
-        phases: Callable[[], Mapping[str, int]],
-        jobs: Callable[[], Iterable[JobFigures]],
-        writes: Callable[[], int],
-    ) -> None:
-        self._phases, self._jobs, self._writes = phases, jobs, writes
-
-    def collect(self) -> Iterator[Metric]:
-        own = Sheet()
-        own.add((), BUILD, 1, __version__)
-        counts = self._phases()
-        for phase in get_args(Phase):
-            own.add((), JOBS, counts.get(phase, 0), phase)
-        own.add((), API_WRITES, self._writes())
-        yield from own.metrics()
-        sheet = Sheet(JOB_LABELS)
-        for job in self._jobs():
-            job.read(sheet)
-        yield from sheet.metrics()
 
 
 def _counter(figure: Figure, registry: CollectorRegistry) -> Counter:
