@@ -33,6 +33,10 @@ READ_CPUS = 0.1
 COMMIT_CPUS = 0.1
 """CPU a commit reserves: it waits for storage."""
 
+NEAR_THE_DRIVER = {"scheduling_strategy": "DEFAULT"}
+"""Few nodes, the driver's first: Ray Data spreads tasks, and a commit on every node is a process to start on each, and
+one to lose with it."""
+
 COMMIT_SCHEMA = pa.schema([("commit", pa.string()), ("won", pa.bool_()), ("tokens", pa.list_(pa.int64()))])
 
 
@@ -62,7 +66,9 @@ def build(spec: LLMBatchJobSpec, manifest: Manifest, splits: Sequence[Split], le
     keep = None if spec.output.keep_input else needed_fields(spec)
     groups = group_splits(splits, MAX_READ_TASKS)
     source = _source(groups, spec, manifest, keep, ledger)
-    dataset = ray.data.read_datasource(source, override_num_blocks=len(groups), num_cpus=READ_CPUS)
+    dataset = ray.data.read_datasource(
+        source, override_num_blocks=len(groups), num_cpus=READ_CPUS, ray_remote_args=dict(NEAR_THE_DRIVER)
+    )
     for stage in spec.stages:
         dataset = apply_stage(dataset, stage, spec, (max(1, stage.replicas.min), stage.replicas.max))
     return dataset.map_batches(
@@ -71,6 +77,7 @@ def build(spec: LLMBatchJobSpec, manifest: Manifest, splits: Sequence[Split], le
         batch_format="pyarrow",
         zero_copy_batch=True,
         num_cpus=COMMIT_CPUS,
+        **NEAR_THE_DRIVER,
         fn_kwargs={"ledger": ledger, "spec": spec},
     )
 

@@ -10,7 +10,6 @@ import pyarrow as pa
 from llmbatch.api.job import LLMBatchJobSpec, Stage
 from llmbatch.errors import InternalError
 from llmbatch.runtime.engines.base import Engine
-from llmbatch.runtime.engines.http import Http
 from llmbatch.runtime.engines.processor import add_engine_stage
 from llmbatch.runtime.engines.simulated import Simulated
 from llmbatch.runtime.prompts import PromptError, Renderer, Request
@@ -19,8 +18,12 @@ from llmbatch.runtime.rows import Row, RowError, from_table, to_table
 
 def make_engine(stage: Stage) -> Engine:
     """Load an engine that a `Replica` holds; vllm and sglang are `engines.processor`'s."""
-    engines: dict[str, type[Simulated | Http]] = {"simulated": Simulated, "openai": Http}
-    return engines[stage.engine](stage)
+    if stage.engine == "simulated":
+        return Simulated(stage)
+    # A second of imports that no other replica should wait for.
+    from llmbatch.runtime.engines.http import Http
+
+    return Http(stage)
 
 
 class Replica:
