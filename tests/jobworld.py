@@ -12,6 +12,7 @@ from typing import Any
 from controllerkit import NOW, SETTINGS, UID, spec
 from llmbatch.api.job import LLMBatchJobSpec, LLMBatchJobStatus, RowProgress
 from llmbatch.api.progress import Progress, RunState
+from llmbatch.core.job.children.names import QUEUE_LABEL
 from llmbatch.core.job.decide import decide
 from llmbatch.core.job.plan import (
     Action,
@@ -90,6 +91,7 @@ class World:
     writes: int = 0
     status_writes: int = 0
     pauses: int = 0
+    resizes: int = 0
     _serial: int = 0
     _seen_before: Snapshot | None = None
 
@@ -133,6 +135,19 @@ class World:
     def lose_cluster(self) -> None:
         """Delete the RayCluster behind the operator's back."""
         self.cluster, self.pods, self.drivers = None, [], []
+
+    def admit(self) -> None:
+        """Let the queue admit the cluster."""
+        assert self.cluster is not None
+        self.cluster = self.cluster.model_copy(update={"suspended": False})
+
+    def evict(self) -> None:
+        """Let the queue take the cluster back: KubeRay deletes the pods, the head answers for a moment yet."""
+        assert self.cluster is not None
+        self.cluster = self.cluster.model_copy(update={"suspended": True})
+        for pod in self.pods:
+            pod.gone_at = self.now + GRACE_SECONDS
+        self.fail_driver("InternalError: the head is gone", 3)
 
     # -- one pass --------------------------------------------------------------------------------
 
@@ -326,9 +341,11 @@ class World:
             created_at=self.now,
             groups=groups,
             suspended=bool(action.manifest["spec"].get("suspend")),
+            queue=action.manifest["metadata"]["labels"].get(QUEUE_LABEL, ""),
         )
 
     def _resize(self, action: PatchWorkerGroup) -> None:
+        self.resizes += 1
         if self.cluster is None or self.cluster.uid != action.uid:
             return
         groups = list(self.cluster.groups)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from llmbatch.api.job import LLMBatchJobSpec, LLMBatchJobStatus
-from llmbatch.core.job.children.names import CAPACITY_LABEL, RAY_CLUSTER_LABEL, RAY_NODE_TYPE_LABEL
+from llmbatch.core.job.children.names import CAPACITY_LABEL, QUEUE_LABEL, RAY_CLUSTER_LABEL, RAY_NODE_TYPE_LABEL
 from llmbatch.core.job.children.overlay import RAY_CONTAINER
 from llmbatch.core.job.snapshot import (
     HEAD_GROUP,
@@ -92,6 +92,7 @@ def ray_cluster_of(body: Body, job_uid: str | None = None) -> RayClusterObservat
         owned=job_uid is None or controller_of(body) == job_uid,
         deleting="deletionTimestamp" in metadata,
         suspended=bool(spec.get("suspend")) or conditions.get("RayClusterSuspended", {}).get("status") == "True",
+        queue=(metadata.get("labels") or {}).get(QUEUE_LABEL, ""),
         created_at=unix(metadata.get("creationTimestamp")) or 0.0,
         head_ready=conditions.get("HeadPodReady", {}).get("status") == "True",
         failure=text,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from llmbatch.api.job import LLMBatchJobSpec
 from llmbatch.core.job.children.names import cluster_name
 from llmbatch.core.job.draft import Draft
-from llmbatch.core.job.facts import LIVE, workers
+from llmbatch.core.job.facts import LIVE, queue, workers
 from llmbatch.core.job.numbers import resting
 from llmbatch.core.job.outcome import Outcome, backoff_seconds
 from llmbatch.core.job.phase import HEAD_NOT_READY
@@ -69,7 +69,10 @@ def intend(draft: Draft, attempt: int) -> None:
 
 
 def clean_up(draft: Draft) -> None:
-    """Release what a finished job still holds: its workers at once, its head after the time to live."""
+    """Release what a finished job still holds: its workers at once, its head after the time to live.
+
+    In a queue the head goes at once too: it holds quota that others wait for, and Kueue evicts what is resized.
+    """
     snapshot = draft.snapshot
     cluster, spec = snapshot.cluster, snapshot.job.spec
     draft.because("the job has ended and never runs again")
@@ -78,7 +81,7 @@ def clean_up(draft: Draft) -> None:
     if cluster.deleting:
         draft.again_in(LEAVING_SECONDS)
         return
-    lifetime = (spec.ttl_seconds_after_finished if spec else None) or 0
+    lifetime = 0 if queue(snapshot) else (spec.ttl_seconds_after_finished if spec else None) or 0
     left = lifetime - since(snapshot.now, draft.stored.finished_at)
     if left <= 0:
         delete_cluster(draft)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llmbatch.api.progress import Progress
-from llmbatch.core.job.children.names import submission_id
+from llmbatch.core.job.children.names import QUEUE_LABEL, submission_id
 from llmbatch.core.job.snapshot import (
     HEAD_GROUP,
     SPOT_GROUP,
@@ -51,9 +51,23 @@ def head_pod(snapshot: Snapshot) -> PodObservation | None:
 
 
 def head_ready(snapshot: Snapshot) -> bool:
-    """Tell whether the head can be talked to."""
+    """Tell whether the head can be talked to, and stays."""
     head, cluster = head_pod(snapshot), snapshot.cluster
-    return cluster is not None and not cluster.deleting and head is not None and head.ready and not head.terminating
+    if cluster is None or cluster.deleting or cluster.suspended:
+        return False
+    return head is not None and head.ready and not head.terminating
+
+
+def queue(snapshot: Snapshot) -> str:
+    """Return the Kueue queue that admits the workers; blank when the operator may resize them as it likes."""
+    if snapshot.cluster is not None:
+        return snapshot.cluster.queue
+    return snapshot.job.labels.get(QUEUE_LABEL, "")
+
+
+def taken_back(snapshot: Snapshot) -> bool:
+    """Tell whether a queue took the cluster back: what ends then was ended by it."""
+    return snapshot.cluster is not None and snapshot.cluster.suspended
 
 
 def workers(snapshot: Snapshot) -> list[Worker]:

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llmbatch.api.progress import Progress
-from llmbatch.core.job.facts import LIVE, head_pod, present_job, present_progress, ray_silent_seconds
+from llmbatch.core.job.facts import (
+    LIVE,
+    head_pod,
+    present_job,
+    present_progress,
+    ray_silent_seconds,
+    taken_back,
+)
 from llmbatch.core.job.snapshot import RayJobObservation, Snapshot
 from llmbatch.core.job.times import unix
 from llmbatch.errors import JobFailedError, UserError
@@ -58,6 +65,8 @@ def outcome(snapshot: Snapshot) -> Outcome:
     ended = _of_progress(present_progress(snapshot), present)
     if ended is None and present is not None:
         ended = _of_submission(present)
+    if ended is not None and ended.kind == "failed" and taken_back(snapshot):
+        ended = None
     return ended or _lost(snapshot, present) or ONGOING
 
 

@@ -7,10 +7,19 @@ from typing import Any
 from llmbatch.api.capacity import Capacity, DoomedWorker
 from llmbatch.api.job import CapacityStatus, LLMBatchJobSpec
 from llmbatch.core.job.children import build_children, build_support
-from llmbatch.core.job.children.names import QUEUE_LABEL, submission_id
+from llmbatch.core.job.children.names import submission_id
 from llmbatch.core.job.children.pods import CONTROL_PORT, RUN_SPEC_FOLDER, RUN_SPEC_KEY, TOKEN_KEY
 from llmbatch.core.job.draft import Draft
-from llmbatch.core.job.facts import Worker, head_pod, head_ready, other_live_jobs, present_job, shrinking, workers
+from llmbatch.core.job.facts import (
+    Worker,
+    head_pod,
+    head_ready,
+    other_live_jobs,
+    present_job,
+    queue,
+    shrinking,
+    workers,
+)
 from llmbatch.core.job.phase import HEAD_NOT_READY, HEAD_READY, QUEUED
 from llmbatch.core.job.plan import CreateChild, PatchWorkerGroup, SendCapacity, StopRayJob, SubmitRayJob
 from llmbatch.core.job.sizing import Sizing, size_workers
@@ -48,7 +57,7 @@ def run(draft: Draft, spec: LLMBatchJobSpec) -> None:
     _create_missing(draft, spec, sizing)
     cluster = draft.snapshot.cluster
     if cluster is not None and cluster.owned and not cluster.deleting:
-        if QUEUE_LABEL not in draft.snapshot.job.labels:
+        if not queue(draft.snapshot):
             draft.act(*resized(draft.snapshot, sizing))
         _drive(draft, sizing)
     _set_degraded(draft, sizing)
@@ -181,7 +190,8 @@ def _set_cluster_ready(draft: Draft) -> None:
     elif cluster.deleting:
         draft.set("ClusterReady", False, "Leaving", "The RayCluster of the attempt before goes first")
     elif cluster.suspended:
-        draft.set("ClusterReady", False, QUEUED, "The RayCluster is suspended until its queue admits it")
+        named = f"queue {cluster.queue}" if cluster.queue else "its queue"
+        draft.set("ClusterReady", False, QUEUED, f"The RayCluster is suspended until {named} admits it")
     elif head_ready(draft.snapshot):
         draft.set("ClusterReady", True, HEAD_READY)
     else:
@@ -193,7 +203,7 @@ def _set_capacity(draft: Draft, sizing: Sizing) -> None:
     capacity, mix = draft.field("capacity") or CapacityStatus(), sizing.mix
     update: dict[str, Any] = {"workers_wanted": sizing.wanted}
     # A queue admitted the groups as they are: nothing can stand in for spot there.
-    if mix.event and QUEUE_LABEL not in draft.snapshot.job.labels:
+    if mix.event and not queue(draft.snapshot):
         since = None if mix.fallback.since is None else rfc3339(mix.fallback.since)
         update |= {"fallback_workers": mix.fallback.workers, "fallback_since": since}
         draft.tell("Warning" if mix.fallback.workers else "Normal", mix.event, mix.reason)

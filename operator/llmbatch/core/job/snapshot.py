@@ -126,6 +126,8 @@ class RayClusterObservation(Document):
     """Whether it has a deletion timestamp."""
     suspended: bool = False
     """Whether its spec or its conditions say suspended (Kueue does that)."""
+    queue: str = ""
+    """The Kueue queue that admits it: its label, which Kueue's defaulting may have set."""
     created_at: float = 0.0
     """When it was created."""
     head_ready: bool = False

@@ -98,7 +98,7 @@ def test_the_lack_is_told_with_the_schedulers_words_within_seconds():
 
 def test_a_queued_job_keeps_the_groups_it_was_admitted_with():
     world = dry_world()
-    world.labels = {"kueue.x-k8s.io/queue-name": "team"}
+    world.cluster = world.cluster.model_copy(update={"queue": "team"})
     run_for(world, AFTER + 60)
     assert "FellBackToOnDemand" not in told(world)
 

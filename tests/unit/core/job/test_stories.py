@@ -8,8 +8,15 @@ from hypothesis import strategies as st
 
 from controllerkit import SPOT, spec
 from jobworld import World
+from llmbatch.api.conditions import Condition
 from llmbatch.core.job.snapshot import ClusterFacts
 from plancheck import holds
+
+QUEUED = {"kueue.x-k8s.io/queue-name": "gpus"}
+
+
+def condition(world: World, kind: str) -> Condition:
+    return next(condition for condition in world.status.conditions if condition.type == kind)
 
 
 def reasons(world: World) -> list[str]:
@@ -191,12 +198,50 @@ def test_what_the_cluster_lacks_is_said_and_waited_for(facts: ClusterFacts, reas
 
 
 def test_a_queue_holds_the_cluster_back():
-    world = World(labels={"kueue.x-k8s.io/queue-name": "gpus"}).run(passes=10)
+    world = World(labels=QUEUED).run(passes=10)
     assert world.status.phase == "Pending"
+    assert "queue gpus" in condition(world, "ClusterReady").message
     assert world.cluster is not None
     assert world.cluster.suspended
-    world.cluster = world.cluster.model_copy(update={"suspended": False})
+    world.admit()
     world.run(until="Complete")
+
+
+def test_a_queue_that_takes_the_cluster_back_interrupts_and_nothing_counts_against_the_job():
+    world = World(labels=QUEUED, rows=5000).run(passes=5)
+    world.admit()
+    world.run(until="Running")
+    world.evict()
+    world.run(passes=20)
+    assert world.status.phase == "Pending"
+    assert condition(world, "ClusterReady").reason == "Queued"
+    assert (world.status.interruptions, world.status.failures) == (1, 0)
+    assert world.status.preemptions is None
+    world.admit()
+    world.run(passes=300, until="Complete")
+    assert world.status.attempt == 2
+
+
+def test_a_queue_decides_the_size_and_gets_it_all_back_at_the_end():
+    """A resized cluster no longer matches what was admitted, so Kueue would evict it."""
+    world = World(labels=QUEUED, spec=spec(ttlSecondsAfterFinished=3600)).run(passes=5)
+    world.admit()
+    world.run(until="Complete")
+    assert world.resizes == 0
+    world.run(passes=3)
+    assert world.cluster is None
+
+
+def test_a_queue_that_kueue_gave_the_cluster_by_default_counts_as_well():
+    world = World().run(passes=2)
+    assert world.cluster is not None
+    world.cluster = world.cluster.model_copy(update={"queue": "default", "suspended": True})
+    world.run(passes=5)
+    assert condition(world, "ClusterReady").reason == "Queued"
+    world.admit()
+    before = world.resizes
+    world.run(until="Complete")
+    assert world.resizes == before
 
 
 FAULTS: dict[str, Callable[[World], object]] = {

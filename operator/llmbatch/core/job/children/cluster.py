@@ -8,6 +8,7 @@ from typing import Any
 from llmbatch.api.job import LLMBatchJobSpec
 from llmbatch.core.job.children.names import (
     CAPACITY_LABEL,
+    KUEUE_LABELS,
     QUEUE_LABEL,
     child_name,
     cluster_name,
@@ -43,10 +44,7 @@ def build_ray_cluster(
     Raises:
         SpecError: `spec.podOverlay` is not valid.
     """
-    own_labels = labels(job.name, "cluster")
-    queue = job.labels.get(QUEUE_LABEL)
-    if queue:
-        own_labels[QUEUE_LABEL] = queue
+    for_kueue = {key: job.labels[key] for key in KUEUE_LABELS if key in job.labels}
     wanted = replicas or {}
     store = {"object-store-memory": str(settings.object_store_bytes)} if settings.object_store_bytes else {}
     return {
@@ -55,7 +53,7 @@ def build_ray_cluster(
         "metadata": {
             "name": cluster_name(job.name),
             "namespace": job.namespace,
-            "labels": own_labels,
+            "labels": labels(job.name, "cluster") | for_kueue,
             "ownerReferences": [owner_reference(job.name, job.uid)],
         },
         "spec": {
@@ -63,7 +61,7 @@ def build_ray_cluster(
             "enableInTreeAutoscaling": False,
             "authOptions": {"mode": "token", "secretName": child_name(job.name, "token")},
             # Kueue admits a cluster that starts suspended, and unsuspends it.
-            **({"suspend": True} if queue else {}),
+            **({"suspend": True} if QUEUE_LABEL in for_kueue else {}),
             "headGroupSpec": {
                 "rayStartParams": {"num-cpus": "0", "num-gpus": "0", "dashboard-host": "0.0.0.0", **store},  # noqa: S104
                 "template": head_template(job.name, run_spec, spec, settings),
