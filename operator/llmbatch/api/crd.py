@@ -18,6 +18,10 @@ PLURAL = "llmbatchjobs"
 MAX_BYTES = 250_000
 """Client-side apply keeps the whole object in an annotation of at most 262 144 bytes."""
 
+UNSEEN = {"observedGeneration": -1}
+"""Status of a job that the operator has not seen yet. Without one, kstatus takes an object for current at once and
+Flux's health check expressions fail; so Flux's own CRDs have this default."""
+
 _KEPT = (
     "type",
     "format",
@@ -101,6 +105,7 @@ def root_schema() -> dict[str, Any]:
         "type": "object",
         "properties": {"name": TypeAdapter(JobName).json_schema()},
     }
+    properties["status"]["default"] = UNSEEN
     root["required"] = ["spec"]
     return root
 

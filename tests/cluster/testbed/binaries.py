@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -37,6 +38,8 @@ PROGRAMS = {
     ),
     "kuberay-operator": Program("kuberay", "github.com/ray-project/kuberay/ray-operator"),
     "helm": Program("helm", "helm.sh/helm/v4/cmd/helm"),
+    "actionlint": Program("actionlint", "github.com/rhysd/actionlint/cmd/actionlint"),
+    "gitops": Program("gitops"),
     "helm-docs": Program("helm-docs", "github.com/norwoodj/helm-docs/cmd/helm-docs"),
 }
 
@@ -61,6 +64,11 @@ def kuberay_crds() -> Path:
         shutil.copytree(Path(module.strip()) / "config" / "crd" / "bases", crds, copy_function=shutil.copyfile)
         crds.chmod(0o755)
     return crds
+
+
+def module(name: str, folder: str = "gitops") -> Path:
+    """Return the folder with the files of a Go module: a `path@version`, or a path at the version of a program."""
+    return Path(json.loads(_go("mod", "download", "-json", name, folder=folder))["Dir"])
 
 
 def _checksum(program: Program) -> str:
