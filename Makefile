@@ -1,6 +1,7 @@
 # Everything a fresh machine needs besides Python 3.11+, git, curl and make is installed below this folder.
 PYTHON ?= python3
 UV_VERSION := 0.13.9
+PIP_AUDIT_VERSION := 2.10.1
 UV := .tools/uv/bin/uv
 BIN := .venv/bin
 EXTRAS := --extra operator --extra runtime --extra simulate
@@ -46,6 +47,7 @@ lint: .venv/.ready ## Format, style, types and import rules
 	$(BIN)/ruff check operator tests benchmarks charts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/zizmor --offline --pedantic --quiet .github
 
 .PHONY: test-unit
 test-unit: .venv/.ready ## Pure and in-process tests: no Ray, no network
@@ -74,6 +76,12 @@ test-chart: .venv/.ready ## The Helm chart: rendered, then installed on a test c
 .PHONY: cluster
 cluster: .venv/.ready ## Start such a cluster with three spot nodes; prints its KUBECONFIG, ends with Ctrl-C
 	PYTHONPATH=tests/cluster $(BIN)/python -m testbed --spot 3
+
+.PHONY: audit
+audit: $(UV) ## Known vulnerabilities of the locked libraries, by PyPI
+	@mkdir -p out
+	$(UV) export --quiet --locked --no-default-groups $(EXTRAS) --no-emit-project --output-file out/locked.txt
+	$(UV) tool run pip-audit==$(PIP_AUDIT_VERSION) --strict --disable-pip --require-hashes --requirement out/locked.txt
 
 .PHONY: generate
 generate: .venv/.ready ## Rewrite the CRD, the reference pages and parts of the chart from the models

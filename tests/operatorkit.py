@@ -98,8 +98,14 @@ class Kube:
     def patch_at(self, path: str, patch: Body) -> Body:
         return self.thread.run(self.client.merge_patch(path, patch))
 
+    def apply_at(self, path: str, body: Body) -> Body:
+        return self.thread.run(self.client.apply(path, body))
+
     def delete(self, kind: str, name: str) -> None:
-        self.thread.run(self.client.delete(paths.single(kind, self.namespace, name)))
+        self.delete_at(paths.single(kind, self.namespace, name))
+
+    def delete_at(self, path: str) -> None:
+        self.thread.run(self.client.delete(path))
 
     def job(self, name: str) -> Body:
         job = self.get(KIND, name)
