@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -68,16 +72,22 @@ class Rendered(list[Body]):
         return {verb for rule in self.rules if resource in rule["resources"] for verb in rule["verbs"]}
 
 
-def helm(*arguments: str | Path, values: Body | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run Helm."""
+def helm(
+    *arguments: str | Path, values: Body | None = None, check: bool = True, kubeconfig: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run Helm; fail the test with what it says when it should succeed and does not."""
     options = [] if values is None else ["--values", "-"]
-    return subprocess.run(
-        [binaries.path("helm"), *map(str, arguments), *options],
-        input=None if values is None else yaml.safe_dump(values),
-        check=check,
-        capture_output=True,
-        text=True,
-    )
+    text = None if values is None else yaml.safe_dump(values)
+    return _run([binaries.path("helm"), *arguments, *options], text, check, kubeconfig)
+
+
+def _run(
+    command: list[str | Path], text: str | None, check: bool, kubeconfig: Path | None
+) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "KUBECONFIG": str(kubeconfig or os.devnull)}
+    done = subprocess.run(command, input=text, check=False, capture_output=True, text=True, env=environment)
+    assert not check or done.returncode == 0, f"{' '.join(map(str, command))}:\n{done.stdout}{done.stderr}"
+    return done
 
 
 def render(values: Body | None = None, *options: str, release: str = RELEASE) -> Rendered:
@@ -91,6 +101,55 @@ def refusal(values: Body) -> str:
     done = helm("template", RELEASE, CHART, values=values, check=False)
     assert done.returncode != 0, "the values were taken"
     return done.stderr
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A test cluster as its administrator sees it."""
+
+    kubeconfig: Path
+    folder: Path
+    """The files of the testbed; the logs of pods are below `pods`."""
+
+    def helm(self, *arguments: str | Path, values: Body | None = None, check: bool = True) -> str:
+        """Run Helm and return what it prints."""
+        done = helm(*arguments, values=values, check=check, kubeconfig=self.kubeconfig)
+        return done.stdout + done.stderr
+
+    def kubectl(self, *arguments: str, text: str | None = None, check: bool = True) -> str:
+        """Run kubectl and return what it prints."""
+        command = [binaries.path("controlplane"), "kubectl", *arguments]
+        done = _run(command, text, check, self.kubeconfig)
+        return done.stdout if check else done.stdout + done.stderr
+
+    def get(self, *arguments: str) -> Body | None:
+        """Return an object, or None."""
+        found = self.kubectl("get", *arguments, "--output=json", "--ignore-not-found")
+        return json.loads(found) if found else None
+
+    def apply(self, body: Body, namespace: str) -> None:
+        """Apply an object."""
+        self.kubectl("apply", "--namespace", namespace, "--filename=-", text=yaml.safe_dump(body))
+
+    def condition(self, kind: str, job: str, namespace: str) -> tuple[str, str]:
+        """Return status and message of a job's condition."""
+        body = self.get("llmbatchjobs", job, "--namespace", namespace) or {}
+        conditions = (body.get("status") or {}).get("conditions", [])
+        found = next((item for item in conditions if item["type"] == kind), {})
+        return found.get("status", ""), found.get("message", "")
+
+    def operator_log(self, namespace: str) -> str:
+        """Return what the operators of a namespace have logged, those that are gone included."""
+        logs = sorted(self.folder.glob(f"pods/{namespace}_*/operator.log"))
+        return "".join(log.read_text() for log in logs)
+
+    def wait(self, what: Callable[[], Any], seconds: float) -> Any:
+        """Return the first true answer."""
+        deadline = time.monotonic() + seconds
+        while not (answer := what()):
+            assert time.monotonic() < deadline, f"not true within {seconds} s"
+            time.sleep(0.5)
+        return answer
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

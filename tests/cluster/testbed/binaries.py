@@ -58,12 +58,24 @@ def path(name: str) -> Path:
 
 def kuberay_crds() -> Path:
     """Return the folder with the CustomResourceDefinitions of the KubeRay that `path` builds."""
-    crds = path("kuberay-operator").parent / "crds"
-    if not crds.exists():
-        module = _go("list", "-m", "-f", "{{.Dir}}", "github.com/ray-project/kuberay/ray-operator", folder="kuberay")
-        shutil.copytree(Path(module.strip()) / "config" / "crd" / "bases", crds, copy_function=shutil.copyfile)
-        crds.chmod(0o755)
-    return crds
+    module = "github.com/ray-project/kuberay/ray-operator"
+    return _crds("kuberay", module, "config/crd/bases", path("kuberay-operator").parent / "crds")
+
+
+def prometheus_crds() -> Path:
+    """Return the folder with the CustomResourceDefinitions of the Prometheus operator."""
+    module = "github.com/prometheus-operator/prometheus-operator"
+    pinned = hashlib.sha256((SOURCES / "prometheus-operator" / "go.sum").read_bytes()).hexdigest()[:12]
+    return _crds("prometheus-operator", module, "example/prometheus-operator-crd", CACHE / f"prometheus-crds-{pinned}")
+
+
+def _crds(folder: str, module: str, inside: str, kept: Path) -> Path:
+    if not kept.exists():
+        _go("mod", "download", module, folder=folder)
+        source = _go("list", "-m", "-f", "{{.Dir}}", module, folder=folder)
+        shutil.copytree(Path(source.strip()) / inside, kept, copy_function=shutil.copyfile)
+        kept.chmod(0o755)
+    return kept
 
 
 def module(name: str, folder: str = "gitops") -> Path:

@@ -61,7 +61,7 @@ class Store:
         """Make a bucket and put files, by key, into it."""
         for path, content in [("", b""), *files]:
             request = urllib.request.Request(f"{self.url}/{bucket}/{path}".rstrip("/"), content, method="PUT")
-            with urllib.request.urlopen(request, timeout=30):
+            with urllib.request.urlopen(request, timeout=START_SECONDS):
                 pass
 
     def stop(self) -> None:
