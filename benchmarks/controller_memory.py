@@ -3,7 +3,7 @@
     KUBECONFIG=... python benchmarks/controller_memory.py --pods 0 150 1000 5000
 
 Resident memory after every runtime was told its Capacity, and again at rest half a minute later, in jobs of 49 workers
-and a head. Needs what controller_running.py needs.
+and a head, 8 workers a node. Needs what controller_running.py needs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ POD_JOB = 50
 async def measure(kube: KubeClient, pods: int) -> float:
     """Return the resident memory with so many pods, in MB."""
     async with namespace(kube) as space:
-        world = World(kube, space)
+        world = World(kube, space, workers_a_node=8)
         await world.add_jobs(pods // POD_JOB, POD_JOB - 1)
         async with world.heads():
             with operator(space) as process:
@@ -28,6 +28,7 @@ async def measure(kube: KubeClient, pods: int) -> float:
                 at_start = resident_mb(process.pid)
                 await asyncio.sleep(30)
                 at_rest = resident_mb(process.pid)
+        await world.remove_nodes()
     print(f"{pods:>5} pods, {len(world.jobs):>3} jobs: {at_start:.0f} MB, at rest {at_rest:.0f} MB", flush=True)
     return at_rest
 

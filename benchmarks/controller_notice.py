@@ -25,7 +25,6 @@ async def measure(kube: KubeClient, space: str, options: argparse.Namespace, see
     """Measure once."""
     world = World(kube, space)
     nodes = options.jobs * options.workers
-    await world.add_nodes(nodes)
     await world.add_jobs(options.jobs, options.workers)
     random_numbers = random.Random(seed)
     chosen = random_numbers.sample(range(nodes), options.notices + nodes // 10)
@@ -44,7 +43,7 @@ async def measure(kube: KubeClient, space: str, options: argparse.Namespace, see
             lost = await settle(world, sent)
             tell(f"seed {seed}, {len(sent)} of {nodes} nodes at once", world, sent, lost)
             print(f"API writes since the start: {metric('llmbatch_api_writes'):.0f}", flush=True)
-    await in_parallel(kube.delete(f"/api/v1/nodes/node-{number:05}") for number in range(nodes))
+    await world.remove_nodes()
 
 
 async def taint(kube: KubeClient, node: int, sent: dict[str, float], workers: int) -> None:

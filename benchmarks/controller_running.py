@@ -28,7 +28,7 @@ from llmbatch.cluster.client import KubeClient
 
 async def measure(kube: KubeClient, space: str, jobs: int, workers: int, seconds: float) -> None:
     """Measure once."""
-    world = World(kube, space)
+    world = World(kube, space, workers_a_node=8)
     await world.add_jobs(jobs, workers)
     before = await versions(kube, space, sorted(world.jobs.values()))
     async with world.heads():
@@ -45,6 +45,7 @@ async def measure(kube: KubeClient, space: str, jobs: int, workers: int, seconds
             rate = (metric("llmbatch_pass_seconds_count") - passes) / seconds
             more = metric("llmbatch_api_writes_total")
             memory = resident_mb(process.pid)
+    await world.remove_nodes()
     changed = sum(a != b for a, b in zip(before, await versions(kube, space, sorted(world.jobs.values())), strict=True))
     print(
         f"{jobs} running jobs, {jobs * (workers + 1)} pods: after a restart every runtime had its Capacity in "

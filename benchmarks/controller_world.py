@@ -36,6 +36,7 @@ from llmbatch.core.job.snapshot import JobObservation, OperatorSettings
 
 PORT = 18080
 HEADS = "127.77.0.1"
+HEAD_NODE = "head-node"
 NOWHERE = {"example.com/no": "such-node"}
 AT_ONCE = 32
 Body = dict[str, Any]
@@ -138,16 +139,13 @@ class World:
 
     kube: KubeClient
     namespace: str
+    workers_a_node: int = 1
     jobs: dict[str, str] = field(default_factory=dict)
     """Name of each job by its token, which is its uid."""
     told: dict[str, float] = field(default_factory=dict)
     """When the runtime heard of each doomed worker first, monotonic seconds."""
     heard: set[str] = field(default_factory=set)
     """Jobs whose head got a Capacity."""
-
-    async def add_nodes(self, count: int) -> None:
-        """Create nodes `node-00000` and so on."""
-        await in_parallel(self._node(f"node-{number:05}") for number in range(count))
 
     async def _node(self, name: str) -> None:
         path = f"/api/v1/nodes/{name}"
@@ -156,9 +154,19 @@ class World:
         await self.kube.merge_patch(f"{path}/status", {"status": {"conditions": [ready]}})
 
     async def add_jobs(self, count: int, workers: int) -> None:
-        """Create running jobs with so many workers each; worker w of job j is on node j * workers + w."""
-        begin = len(self.jobs)
-        await in_parallel(self._job(f"j{number:05}", number, workers) for number in range(begin, begin + count))
+        """Create running jobs with so many workers each, and their nodes; see `node_of`."""
+        nodes = sorted({self.node_of(number, index, workers) for number in range(count) for index in range(workers)})
+        await in_parallel(self._node(name) for name in (HEAD_NODE, *nodes))
+        await in_parallel(self._job(f"j{number:05}", number, workers) for number in range(count))
+
+    def node_of(self, number: int, index: int, workers: int) -> str:
+        """Return the node of a worker, by the numbers of job and worker."""
+        return f"node-{(number * workers + index) // self.workers_a_node:05}"
+
+    async def remove_nodes(self) -> None:
+        """Delete all nodes there are."""
+        listed = await self.kube.get("/api/v1/nodes") or {}
+        await in_parallel(self.kube.delete(f"/api/v1/nodes/{item['metadata']['name']}") for item in listed["items"])
 
     async def _job(self, name: str, number: int, workers: int) -> None:
         kube, space = self.kube, self.namespace
@@ -175,9 +183,9 @@ class World:
             cluster = await kube.create(paths.collection(child["kind"], space), child) or {}
         head = next(iter(self._pods(cluster, name, "head", "head", 1)))
         spots = self._pods(cluster, name, "worker", "spot", workers)
-        await self._pod(head, "head-node")
+        await self._pod(head, HEAD_NODE)
         for index, pod in enumerate(spots):
-            await self._pod(pod, f"node-{number * workers + index:05}")
+            await self._pod(pod, self.node_of(number, index, workers))
         ready = [
             {"type": "HeadPodReady", "status": "True", "reason": "Ready", "message": "", "lastTransitionTime": now()}
         ]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 import yaml
 
+from llmbatch.api.job import LLMBatchJob
 from llmbatch.cli.job_file import read_job
 from llmbatch.core.job.admission import check_admission
 from llmbatch.core.job.children import build_children
@@ -28,15 +29,24 @@ def render(
     settings = OperatorSettings() if image is None else OperatorSettings(image=image)
     try:
         job = read_job(file)
-        check_admission(job.spec)
-        seen = JobObservation(
-            name=job.metadata.name,
-            namespace=job.metadata.namespace or namespace,
-            uid=job.metadata.uid or NO_UID,
-            labels=job.metadata.labels,
-        )
-        children = build_children(seen, job.spec, settings)
+        children = children_of(job, namespace, settings)
     except SpecError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(INVALID) from error
-    typer.echo(HEADER.format(job=seen.name) + yaml.safe_dump_all(children, sort_keys=False), nl=False)
+    typer.echo(HEADER.format(job=job.metadata.name) + yaml.safe_dump_all(children, sort_keys=False), nl=False)
+
+
+def children_of(job: LLMBatchJob, namespace: str, settings: OperatorSettings) -> list[dict[str, Any]]:
+    """Return what the operator creates for a job whose file names no other namespace.
+
+    Raises:
+        SpecError: it creates nothing, since the job can never run or its podOverlay is not valid.
+    """
+    check_admission(job.spec)
+    seen = JobObservation(
+        name=job.metadata.name,
+        namespace=job.metadata.namespace or namespace,
+        uid=job.metadata.uid or NO_UID,
+        labels=job.metadata.labels,
+    )
+    return build_children(seen, job.spec, settings)

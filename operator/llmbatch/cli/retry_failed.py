@@ -24,6 +24,14 @@ if TYPE_CHECKING:
 
 JOB_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 LONGEST_NAME = 52
+TRACKING = (
+    "app.kubernetes.io/instance",
+    "app.kubernetes.io/managed-by",
+    "argocd.argoproj.io/",
+    "kustomize.toolkit.fluxcd.io/",
+    "helm.toolkit.fluxcd.io/",
+)
+"""Labels by which Argo CD, Flux and Helm know their own: they would prune a job that is not in git."""
 
 
 def retry_failed(
@@ -87,8 +95,9 @@ async def _create(kube: KubeClient, namespace: str, name: str, new_name: str | N
 def retrying(stored: dict[str, Any], name: str) -> dict[str, Any]:
     """Return the job that retries a stored one: the same spec and labels under another name."""
     metadata: dict[str, Any] = {"name": name, "namespace": stored["metadata"]["namespace"]}
-    if labels := stored["metadata"].get("labels"):
-        metadata["labels"] = labels
+    labels = stored["metadata"].get("labels") or {}
+    if kept := {key: value for key, value in labels.items() if not key.startswith(TRACKING)}:
+        metadata["labels"] = kept
     spec = {**stored["spec"], "retryFailed": True, "suspend": False}
     document = {"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": spec}
     LLMBatchJob.model_validate(document)

@@ -11,6 +11,8 @@ from llmbatch.api.base import API_VERSION, GROUP, KIND
 from llmbatch.api.job import LLMBatchJob
 from llmbatch.cli.cluster import INVALID, Context, Kubeconfig, Namespace, in_cluster
 from llmbatch.cli.job_file import read_jobs
+from llmbatch.cli.render import children_of
+from llmbatch.core.job.snapshot import OperatorSettings
 from llmbatch.errors import SpecError
 
 if TYPE_CHECKING:
@@ -51,12 +53,23 @@ def _checked(file: Path) -> list[LLMBatchJob]:
     except SpecError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(INVALID) from error
-    problems = [problem for job in found if isinstance(job, list) for problem in job]
+    jobs = [job for job in found if isinstance(job, LLMBatchJob)]
+    problems = [str(problem) for job in found if isinstance(job, list) for problem in job]
+    problems += [f"{file}: {problem}" for job in jobs if (problem := _never_runs(job))]
     for problem in problems:
-        typer.echo(str(problem), err=True)
+        typer.echo(problem, err=True)
     if problems:
         raise typer.Exit(INVALID)
-    return [job for job in found if isinstance(job, LLMBatchJob)]
+    return jobs
+
+
+def _never_runs(job: LLMBatchJob) -> str:
+    """Return why the operator would refuse a job that the API server accepts; blank when it would not."""
+    try:
+        children_of(job, "default", OperatorSettings())
+    except SpecError as error:
+        return str(error)
+    return ""
 
 
 async def _apply(kube: KubeClient, job: LLMBatchJob, namespace: str, *, dry_run: bool) -> str:

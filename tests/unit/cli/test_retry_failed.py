@@ -27,7 +27,8 @@ def test_a_retry_is_named_after_its_job(name: str, then: str):
 
 def test_a_retry_is_the_same_job_under_another_name(tmp_path: Path):
     stored = job(tmp_path, suspend=True).to_wire()
-    stored["metadata"] |= {"namespace": "team", "uid": "1", "resourceVersion": "7", "labels": {"team": "a"}}
+    labels = {"team": "a", "app.kubernetes.io/instance": "jobs", "argocd.argoproj.io/instance": "jobs"}
+    stored["metadata"] |= {"namespace": "team", "uid": "1", "resourceVersion": "7", "labels": labels}
     stored["status"] = {"phase": "Failed"}
     made = retrying(stored, "again")
     assert made["metadata"] == {"name": "again", "namespace": "team", "labels": {"team": "a"}}
