@@ -75,14 +75,20 @@ def operator(namespace: str) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
-def metric(name: str) -> float:
-    """Return the sum over one of the operator's metrics; 0 before it is there."""
+def series(name: str) -> dict[str, float]:
+    """Return the series of one of the operator's metrics by their labels; none before it is there."""
     try:
         text = urllib.request.urlopen(f"http://127.0.0.1:{PORT}/metrics", timeout=30).read().decode()
     except OSError:
-        return 0.0
-    lines = (line for line in text.splitlines() if line.partition(" ")[0].partition("{")[0] == name)
-    return sum(float(line.rpartition(" ")[2]) for line in lines)
+        return {}
+    words = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
+    found = ((*key.partition("{"), value) for key, _, value in words)
+    return {labels.rstrip("}"): float(value) for key, _, labels, value in found if key == name}
+
+
+def metric(name: str) -> float:
+    """Return the sum over one of the operator's metrics."""
+    return sum(series(name).values())
 
 
 def cpu_seconds(pid: int) -> float:
@@ -155,9 +161,13 @@ class World:
 
     async def add_jobs(self, count: int, workers: int) -> None:
         """Create running jobs with so many workers each, and their nodes; see `node_of`."""
+        await self.add_nodes(count, workers)
+        await in_parallel(self._job(f"j{number:05}", number, workers) for number in range(count))
+
+    async def add_nodes(self, count: int, workers: int) -> None:
+        """Create the nodes of so many jobs."""
         nodes = sorted({self.node_of(number, index, workers) for number in range(count) for index in range(workers)})
         await in_parallel(self._node(name) for name in (HEAD_NODE, *nodes))
-        await in_parallel(self._job(f"j{number:05}", number, workers) for number in range(count))
 
     def node_of(self, number: int, index: int, workers: int) -> str:
         """Return the node of a worker, by the numbers of job and worker."""
@@ -181,27 +191,35 @@ class World:
             if child["kind"] == "Secret":
                 child["stringData"] = {TOKEN_KEY: uid}
             cluster = await kube.create(paths.collection(child["kind"], space), child) or {}
-        head = next(iter(self._pods(cluster, name, "head", "head", 1)))
-        spots = self._pods(cluster, name, "worker", "spot", workers)
-        await self._pod(head, HEAD_NODE)
-        for index, pod in enumerate(spots):
-            await self._pod(pod, self.node_of(number, index, workers))
-        ready = [
-            {"type": "HeadPodReady", "status": "True", "reason": "Ready", "message": "", "lastTransitionTime": now()}
-        ]
-        path = paths.single("RayCluster", space, cluster["metadata"]["name"])
-        await kube.merge_patch(f"{path}/status", {"status": {"conditions": ready}})
+        await self.add_pods(cluster, number, workers)
         status = running(cluster["metadata"]["name"], workers)
         body = {**stored, "status": status.to_wire()}
         await kube.replace(paths.single(KIND, space, name) + "/status", body)
 
-    def _pods(self, cluster: Body, name: str, component: str, group: str, count: int) -> Iterator[Body]:
+    async def add_pods(self, cluster: Body, number: int, workers: int) -> None:
+        """Create the pods of a RayCluster, all ready, as KubeRay and the kubelets would."""
+        for index, pod in enumerate(self._pods(cluster, "worker", "spot", workers)):
+            await self._pod(pod, self.node_of(number, index, workers))
+        for pod in self._pods(cluster, "head", "head", 1):
+            await self._pod(pod, HEAD_NODE)
+        ready = {
+            "type": "HeadPodReady",
+            "status": "True",
+            "reason": "Ready",
+            "message": "",
+            "lastTransitionTime": now(),
+        }
+        path = paths.single("RayCluster", self.namespace, cluster["metadata"]["name"])
+        await self.kube.merge_patch(f"{path}/status", {"status": {"conditions": [ready]}})
+
+    def _pods(self, cluster: Body, component: str, group: str, count: int) -> Iterator[Body]:
+        name = cluster["metadata"]["name"]
         groups = cluster["spec"]["workerGroupSpecs"]
         template = next((item["template"] for item in groups if item["groupName"] == group), None)
         template = template or cluster["spec"]["headGroupSpec"]["template"]
         owner = {"apiVersion": "ray.io/v1", "kind": "RayCluster", "controller": True}
         owner |= {key: cluster["metadata"][key] for key in ("name", "uid")}
-        marks = {"ray.io/cluster": cluster["metadata"]["name"], "ray.io/node-type": component, "ray.io/group": group}
+        marks = {"ray.io/cluster": name, "ray.io/node-type": component, "ray.io/group": group}
         for index in range(count):
             metadata = {
                 "name": f"{name}-{group}-{index:03}",
@@ -237,6 +255,7 @@ class World:
         """Answer as the heads of all jobs do."""
         ray, control = web.Application(), web.Application()
         ray.router.add_get("/api/jobs/", self._list)
+        ray.router.add_post("/api/jobs/", self._submit)
         control.router.add_get("/v1/progress", self._progress)
         control.router.add_put("/v1/capacity", self._capacity)
         runners = []
@@ -253,6 +272,9 @@ class World:
 
     async def _list(self, request: web.Request) -> web.Response:
         return web.json_response([{"submission_id": submission_id(_uid(request), 1), "status": "RUNNING"}])
+
+    async def _submit(self, _: web.Request) -> web.Response:
+        raise web.HTTPInternalServerError(text="this job runs already")
 
     async def _progress(self, _: web.Request) -> web.Response:
         return web.Response(text=PROGRESS, content_type="application/json")
