@@ -86,9 +86,8 @@ class Lives(World):
 
 def actions() -> str:
     """Return how often each action was carried out."""
-    return ", ".join(
-        f"{label.split(chr(34))[1]} {count:.0f}" for label, count in series("llmbatch_actions_total").items()
-    )
+    counts = series("llmbatch_actions_total")
+    return ", ".join(f"{label.removeprefix('action=')} {count:.0f}" for label, count in counts.items())
 
 
 async def measure(kube: KubeClient, space: str, count: int, seconds: float) -> None:
