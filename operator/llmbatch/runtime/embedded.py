@@ -119,7 +119,8 @@ def _cluster(options: RunOptions, desired: Desired) -> Iterator[dict[str, Any]]:
     if options.address is not None:
         yield {"address": options.address}
     elif options.capacity is None:
-        yield {"num_cpus": cpus, "object_store_memory": store, "include_dashboard": False}
+        # Without "local", Ray joins any cluster that happens to run on this machine, and refuses the rest.
+        yield {"address": "local", "num_cpus": cpus, "object_store_memory": store, "include_dashboard": False}
     else:
         nodes = _Nodes(options.capacity, desired, cpus, store)
         try:
