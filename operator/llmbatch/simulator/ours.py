@@ -56,6 +56,7 @@ class Allocated:
             replicas=[_replica(replica, number, self._rows) for number, replica in enumerate(pool.replicas)],
             queued_rows=0 if endless else round(pool.queued * self._rows),
             in_flight_rows=pool.in_work * self._rows,
+            finished_rows=pool.finished * self._rows,
             batch_rows=self._rows,
             upstream_done=finite,
         )

@@ -75,6 +75,7 @@ class Pool:
     idle: dict[Replica, None] = field(default_factory=dict)
     queued: float = 0
     in_work: int = 0
+    finished: int = 0
     idle_since: float = 0.0
     idle_gpus: int = 0
     idle_part: str = "starved"
@@ -258,6 +259,7 @@ class World:
         self._spend("useful", replica)
         replica.busy = False
         pool.in_work -= 1
+        pool.finished += 1
         self._rest(pool, replica)
         if index + 1 == len(self._pools):
             self._done += 1

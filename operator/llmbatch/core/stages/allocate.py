@@ -15,7 +15,7 @@ from llmbatch.core.stages.model import (
     ReplicaView,
     Target,
 )
-from llmbatch.core.stages.multiplex import take_turns, worth_turns
+from llmbatch.core.stages.multiplex import plan_turns, take_turns
 from llmbatch.core.stages.ray_reservation import reserved
 from llmbatch.core.stages.slots import Slots
 
@@ -52,11 +52,10 @@ def _counts(
 ) -> tuple[list[int], bool]:
     if options.policy == "rayReservation":
         return reserved(pools, needs, room, options.reservation_ratio), False
-    best = fill(pools, needs, room.copy(), [0] * len(pools))
-    whole = balanced(pools, needs, capacity, room, best)
-    if worth_turns(pools, needs, room.gpus, best):
-        return take_turns(pools, needs, capacity, room, options.buffer_rows, whole), True
-    return whole, False
+    turns = plan_turns(pools, needs, room.gpus, options.buffer_rows)
+    if turns.all_served and (pools[0].upstream_done or capacity.gpus_arriving):
+        return balanced(pools, needs, capacity, room, fill(pools, needs, room.copy(), [0] * len(pools))), False
+    return take_turns(pools, needs, capacity, room, turns), not turns.all_served
 
 
 class _Leaving:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from llmbatch.core.stages.demand import Demand, chain_rate
+from llmbatch.core.stages.demand import Demand, chain_rate, fluid
 from llmbatch.core.stages.model import CapacityView, PoolView
 from llmbatch.core.stages.slots import Slots, hardest_first
 
 SWITCH_GAIN = 0.05
 """Replicas of one stage are given up for another's only for this much more speed: estimates waver by less."""
-PACE_STEPS = 20
-"""Halvings of the pace: to a millionth, finer than one replica in ten thousand."""
+ROUNDING = 1e-9
+"""A share that is whole but for its rounding is whole."""
 SWITCH_HORIZON_SECONDS = 600.0
 """A switch has to pay for its loads within this time: spot capacity seldom holds still for longer."""
 
@@ -59,25 +59,11 @@ def fill(pools: Sequence[PoolView], needs: Sequence[Demand], slots: Slots, count
 
 
 def _at_one_pace(pools: Sequence[PoolView], needs: Sequence[Demand], found: Sequence[int], gpus: int) -> Sequence[int]:
-    """Return the replicas that all stages reach when the slowest is raised again and again, short of the last ones.
-
-    Bisection over the pace: that one is kept at which what all stages need more fits into the free GPUs.
-    """
+    """Return the replicas that all stages reach when the slowest is raised again and again, short of the last ones."""
     if any(count < min(pool.min_replicas, need.most) for pool, need, count in zip(pools, needs, found, strict=True)):
         return found
-    low, high = 0.0, min((need.rate(need.most) for need in needs if need.most), default=0.0)
-    counts: Sequence[int] = found
-    for _ in range(PACE_STEPS):
-        pace = (low + high) / 2
-        tried = [
-            max(count, min(need.most, math.floor(pace * need.per_row / max(1, need.gpus))))
-            for need, count in zip(needs, found, strict=True)
-        ]
-        if sum((new - old) * need.gpus for new, old, need in zip(tried, found, needs, strict=True)) <= gpus:
-            low, counts = pace, tried
-        else:
-            high = pace
-    return counts
+    held = sum(count * pool.gpus for count, pool in zip(found, pools, strict=True))
+    return [math.floor(share + ROUNDING) for share in fluid(needs, gpus + held, found)]
 
 
 def _next(pools: Sequence[PoolView], needs: Sequence[Demand], found: Sequence[int]) -> int | None:

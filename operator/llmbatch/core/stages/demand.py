@@ -59,16 +59,28 @@ def chain_rate(needs: Sequence[Demand], counts: Sequence[int]) -> float:
     return min(need.rate(count) for need, count in zip(needs, counts, strict=True))
 
 
-def fluid(needs: Sequence[Demand], gpus: int) -> list[float]:
+def fluid(needs: Sequence[Demand], gpus: int, least: Sequence[int] = ()) -> list[float]:
     """Return the fractional replicas that make the slowest stage of a chain fastest: GPUs in proportion to need.
 
-    Stages that cannot use their share leave the rest to nobody: the slowest stage sets the pace.
+    No stage gets less than its `least`, so the others share what is left. Stages that cannot use their share leave
+    the rest to nobody: the slowest stage sets the pace.
     """
-    total = sum(need.per_row for need in needs if need.gpus)
-    if not total:
-        return [0.0] * len(needs)
-    pace = min([gpus / total, *(need.rate(need.most) for need in needs)])
-    return [pace * need.per_row / max(1, need.gpus) for need in needs]
+    floors = least or [0] * len(needs)
+    sharing = [index for index, need in enumerate(needs) if need.gpus and need.per_row]
+    left = gpus - sum(floor * need.gpus for floor, need in zip(floors, needs, strict=True))
+    pace = math.inf
+    while sharing:
+        held = sum(floors[index] * needs[index].gpus for index in sharing)
+        pace = max(0.0, left + held) / sum(needs[index].per_row for index in sharing)
+        below = [index for index in sharing if needs[index].rate(floors[index]) > pace]
+        if not below:
+            break
+        sharing = [index for index in sharing if index not in below]
+    pace = min([pace, *(need.rate(need.most) for need in needs)])
+    return [
+        max(floor, pace * need.per_row / max(1, need.gpus)) if need.per_row else float(floor)
+        for floor, need in zip(floors, needs, strict=True)
+    ]
 
 
 def useful_gpus(needs: Sequence[Demand]) -> int:

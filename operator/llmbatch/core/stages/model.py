@@ -42,6 +42,7 @@ class PoolView:
     GPU-seconds a row (replica-seconds where a replica has no GPU), `load_seconds` from the start of a replica until
     it takes rows, `batch_p95_seconds` the 95th percentile of what a replica needs for what it was given.
     `upstream_done` says that no row will come from the stage before it any more, `done` that none is left.
+    `finished_rows` are those it handed on since the job began to run.
     """
 
     stage: str
@@ -56,6 +57,7 @@ class PoolView:
     replicas: Sequence[ReplicaView] = ()
     queued_rows: int = 0
     in_flight_rows: int = 0
+    finished_rows: int = 0
     batch_rows: int = 1
     upstream_done: bool = False
     done: bool = False

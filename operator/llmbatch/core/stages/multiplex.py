@@ -1,107 +1,142 @@
-"""Stages that take turns on a GPU: the whole replicas of each stage's share stay, the fractions are turns.
+"""Stages that take turns: the whole replicas of each stage's share stay, the left-over GPUs go round.
 
-A stage keeps its turn until its input is empty or the buffer behind it is full: then the stage with the most to do
-and the most room gets it. Buffers are finite, so every turn ends, and the rows move on. The length of a turn is set
-by the buffer that counts as full: long enough to pay for the loads, short enough that rows come out in every cycle.
+A stage's fair share of the GPUs is seldom whole. It always has the whole part of it and at most one replica more. A
+left-over GPU works for a stage until that one's input is empty or the buffer behind it is full, and then for the one
+with the most to do and the most room. Buffers are finite, so every turn ends, and the rows move on.
+
+How many rows count as a full buffer is the economic order quantity (Harris, 1913): a turn costs the loads of those
+who take turns, and rows that lie between two stages have not come out. After work worth R rows, a cycle of B rows
+costs l / B of the time for loads worth l rows, and B / 2R of the rows is held back: the sum is least at
+B = sqrt(2 R l), and then sqrt(2 l / R). So early turns are short, and rows come out; later ones are long, and loads
+cost little; nobody has to know how long capacity will last.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from llmbatch.core.stages.balance import serving
+from llmbatch.core.stages.balance import ROUNDING, fill, serving
 from llmbatch.core.stages.demand import Demand, chain_rate, fluid
 from llmbatch.core.stages.model import CapacityView, PoolView
 from llmbatch.core.stages.slots import Slots, hardest_first
 
-WORTH_TURNS = 0.8
-"""Stages take turns where whole replicas reach less than this share of what fractions would."""
-TURN_COST = 0.06
-"""Share of the GPU-seconds of a cycle that the loads of its turns may take: a longer cycle holds more rows back."""
-SHORT_CYCLE_LOADS = 1.5
-"""Where GPUs are fewer than stages a cycle works this many times as long as all its loads take one after the other:
-rows come out within three times the loads."""
+WORTH_A_LOAD = 0.5
+"""A replica that idles goes to a stage that could work through this share of a full buffer.
 
+With an endless input there always is one: along the chain buffers go from full to empty, so somewhere one that is at
+least half full is followed by one that is at most half full."""
+FLOOR_WORTH = 1.1
+"""Stages go without a replica, where each could have one, only for this much more speed."""
+LONGEST_CYCLE_LOADS = 2.7
+"""Where GPUs are fewer than stages a cycle takes this many times as long as all its loads one after the other: rows
+come out within three times the loads."""
 BUFFER_USED = 0.9
 """A buffer counts as full before it blocks: a stage that is blocked would hold its turn for nothing."""
 
 
-def worth_turns(pools: Sequence[PoolView], needs: Sequence[Demand], gpus: int, whole: Sequence[int]) -> bool:
-    """Tell whether stages should take turns: too few GPUs for one replica each, or whole replicas divide badly."""
-    active = [pool.gpus for pool, need in zip(pools, needs, strict=True) if need.most and pool.gpus]
-    if not active or not gpus:
-        return False
-    if gpus < sum(active) or any(need.most and not count for need, count in zip(needs, whole, strict=True)):
-        return True
-    if not math.isinf(_rows_unread(pools)):
-        return False
-    pace = [share / need.most for share, need in zip(fluid(needs, gpus), needs, strict=True) if need.most and need.gpus]
-    ideal = min(
-        need.rate(1) * share for share, need in zip(fluid(needs, gpus), needs, strict=True) if need.most and need.gpus
-    )
-    return max(pace) < 1 and chain_rate(needs, whole) < WORTH_TURNS * ideal
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """How stages share GPUs: `shares` are replicas by stage, `full` the rows at which a buffer counts as full.
+
+    `all_served` says that every stage has a replica at any time.
+    """
+
+    shares: Sequence[float]
+    full: float
+    all_served: bool
 
 
-def _rows_unread(pools: Sequence[PoolView]) -> float:
-    return 0.0 if pools[0].upstream_done else math.inf
+def plan_turns(pools: Sequence[PoolView], needs: Sequence[Demand], gpus: int, buffer_rows: int) -> Turns:
+    """Return the shares: at least one replica each, unless GPUs are too few, or turns of whole stages far better."""
+    free = fluid(needs, gpus)
+    free_turns = Turns(free, _full_rows(pools, needs, gpus, buffer_rows, free), all_served=False)
+    floors = [min(1, need.most) for need in needs]
+    if gpus < sum(floor * pool.gpus for floor, pool in zip(floors, pools, strict=True)):
+        return free_turns
+    served = fluid(needs, gpus, floors)
+    ideal, kept = _pace(needs, free), _pace(needs, served)
+    if ideal * (1 - _cost(pools, needs, free)) > FLOOR_WORTH * kept:
+        return free_turns
+    return Turns(served, _full_rows(pools, needs, gpus, buffer_rows, served), all_served=True)
 
 
 def take_turns(
-    pools: Sequence[PoolView],
-    needs: Sequence[Demand],
-    capacity: CapacityView,
-    room: Slots,
-    buffer_rows: int,
-    whole: Sequence[int],
+    pools: Sequence[PoolView], needs: Sequence[Demand], capacity: CapacityView, room: Slots, turns: Turns
 ) -> list[int]:
-    """Return replicas by stage; stages without GPUs keep what `whole` gives them."""
+    """Return replicas by stage."""
     slots = room.copy()
-    full = full_rows(pools, needs, slots.gpus, buffer_rows)
-    shares = fluid(needs, slots.gpus)
     found = [0] * len(pools)
     held = [len(serving(pool, capacity)) for pool in pools]
-    turns = [_turn(pools, index, full) for index in range(len(pools))]
-    for index in hardest_first(pools):
-        base = whole[index] if not pools[index].gpus else min(needs[index].most, math.floor(shares[index] + 1e-9))
-        _give(pools, slots, found, index, base)
-    for index in sorted(range(len(pools)), key=lambda index: -turns[index]):
-        if turns[index] > 0:
-            _give(pools, slots, found, index, min(held[index], needs[index].most))
-    for index in sorted(range(len(pools)), key=lambda index: (-turns[index], -index)):
-        if turns[index] > 0:
-            _give(pools, slots, found, index, needs[index].most)
-    return found
+    most = [min(need.most, math.ceil(share - ROUNDING)) for need, share in zip(needs, turns.shares, strict=True)]
+    does = [_could_do(pools, index, turns.full) for index in range(len(pools))]
+    busy = [pool.queued_rows + pool.in_flight_rows > (count - 1) * pool.batch_rows for pool, count in zip(pools, held)]
+    busy[0] = busy[0] or not pools[0].upstream_done
+
+    def give(indexes: Sequence[int], wanted: Sequence[int]) -> None:
+        for index in indexes:
+            found[index] += slots.take_up_to(pools[index], max(0, wanted[index] - found[index]))
+
+    by_work = sorted(range(len(pools)), key=lambda index: (-does[index], -index))
+    keep = [min(count, more) for count, more in zip(held, most, strict=True)]
+    give(hardest_first(pools), [math.floor(share + ROUNDING) for share in turns.shares])
+    give([index for index in by_work if busy[index] and does[index] > 0], keep)
+    give([index for index in by_work if does[index] >= WORTH_A_LOAD], most)
+    give(by_work, keep)
+    give(sorted(by_work, key=lambda index: (does[index] <= 0, found[index] - turns.shares[index])), most)
+    return fill(pools, needs, room.copy(), found) if turns.all_served else found
 
 
-def full_rows(pools: Sequence[PoolView], needs: Sequence[Demand], gpus: int, buffer_rows: int) -> float:
-    """Return the rows before a stage at which its buffer counts as full.
-
-    A cycle that moves B rows takes B x W GPU-seconds, W being those of a row, and every stage whose share is not
-    whole loads once in it.
-    """
-    active = [(pool, need) for pool, need in zip(pools, needs, strict=True) if need.most and pool.gpus]
-    work = sum(need.per_row for _, need in active)
+def _full_rows(
+    pools: Sequence[PoolView], needs: Sequence[Demand], gpus: int, buffer_rows: int, shares: Sequence[float]
+) -> float:
+    """Return the rows before a stage at which its buffer counts as full."""
     most = BUFFER_USED * buffer_rows
+    work = _work(needs)
     if not work:
         return most
+    active = [(pool, need) for pool, need in zip(pools, needs, strict=True) if need.most and pool.gpus]
     if gpus < sum(pool.gpus for pool, _ in active):
-        paid = SHORT_CYCLE_LOADS * gpus * sum(pool.load_seconds.value for pool, _ in active)
-    else:
-        paid = _turning_loads(pools, needs, gpus) / TURN_COST
-    return min(most, max(2.0 * max(pool.batch_rows for pool in pools), paid / work))
+        a_round = sum(pool.load_seconds.value for pool, _ in active)
+        loads = sum(pool.load_seconds.value * pool.gpus for pool, _ in active)
+        most = min(most, (LONGEST_CYCLE_LOADS * gpus * a_round - loads) / work)
+    load_rows = _turning_loads(pools, needs, shares) / work
+    best = math.sqrt(2 * (_rows_done(pools, needs) + load_rows) * load_rows)
+    return max(2.0 * max(pool.batch_rows for pool in pools), min(most, best))
 
 
-def _turning_loads(pools: Sequence[PoolView], needs: Sequence[Demand], gpus: int) -> float:
+def _cost(pools: Sequence[PoolView], needs: Sequence[Demand], shares: Sequence[float]) -> float:
+    """Return the share of the work that turns of the best length cost, loads and rows held back together."""
+    load_rows = _turning_loads(pools, needs, shares) / _work(needs)
+    return math.sqrt(2 * load_rows / (_rows_done(pools, needs) + load_rows)) if load_rows else 0.0
+
+
+def _work(needs: Sequence[Demand]) -> float:
+    """Return the GPU-seconds of a row."""
+    return sum(need.per_row for need in needs if need.gpus)
+
+
+def _rows_done(pools: Sequence[PoolView], needs: Sequence[Demand]) -> float:
+    """Return the rows that all the work done so far would have finished."""
+    done = sum(pool.finished_rows * need.per_row for pool, need in zip(pools, needs, strict=True) if need.gpus)
+    return done / _work(needs)
+
+
+def _turning_loads(pools: Sequence[PoolView], needs: Sequence[Demand], shares: Sequence[float]) -> float:
     """Return the GPU-seconds in which each stage whose share is not whole loads one replica."""
     return sum(
         pool.load_seconds.value * pool.gpus
-        for pool, need, share in zip(pools, needs, fluid(needs, gpus), strict=True)
+        for pool, need, share in zip(pools, needs, shares, strict=True)
         if need.most and pool.gpus and not math.isclose(share, round(share), abs_tol=1e-6)
     )
 
 
-def _turn(pools: Sequence[PoolView], index: int, full: float) -> float:
+def _pace(needs: Sequence[Demand], shares: Sequence[float]) -> float:
+    return min((need.rate(1) * share for need, share in zip(needs, shares, strict=True) if need.per_row), default=0.0)
+
+
+def _could_do(pools: Sequence[PoolView], index: int, full: float) -> float:
     """Return how much a stage could do in a turn, in 0 to 1: the lesser of its input and the room behind it."""
     pool = pools[index]
     if pool.done or not pool.gpus:
@@ -109,17 +144,7 @@ def _turn(pools: Sequence[PoolView], index: int, full: float) -> float:
     waiting = pool.queued_rows + pool.in_flight_rows
     if index == 0 and not pool.upstream_done:
         waiting = max(waiting, math.ceil(full))
-    if not waiting:
-        return 0.0
-    return max(0.0, min(1.0, waiting / full, _room(pools, index, full)))
-
-
-def _room(pools: Sequence[PoolView], index: int, full: float) -> float:
-    """Return the free part of the buffer behind a stage, in 0 to 1; what is in work there has its place already."""
-    if index + 1 == len(pools):
-        return 1.0
-    return 1.0 - (pools[index + 1].queued_rows + pools[index].in_flight_rows) / full
-
-
-def _give(pools: Sequence[PoolView], slots: Slots, found: list[int], index: int, wanted: int) -> None:
-    found[index] += slots.take_up_to(pools[index], wanted - found[index])
+    room = 1.0
+    if index + 1 < len(pools):
+        room -= (pools[index + 1].queued_rows + pool.in_flight_rows) / full
+    return max(0.0, min(1.0, waiting / full, room))

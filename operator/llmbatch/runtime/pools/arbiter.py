@@ -136,6 +136,7 @@ class Arbiter:
             replicas=tuple(_replica_view(replica, rows_per_task) for replica in pool.replicas()),
             queued_rows=sample.queued_rows,
             in_flight_rows=sample.in_flight_rows,
+            finished_rows=sample.rows_completed,
             batch_rows=max(1, round(rows_per_task)),
             upstream_done=pool.inputs_done(),
             done=pool.done(),
