@@ -53,8 +53,10 @@ def _counts(
     if options.policy == "rayReservation":
         return reserved(pools, needs, room, options.reservation_ratio), False
     turns = plan_turns(pools, needs, room.gpus, options.buffer_rows)
-    if turns.all_served and (pools[0].upstream_done or capacity.gpus_arriving):
-        return balanced(pools, needs, capacity, room, fill(pools, needs, room.copy(), [0] * len(pools))), False
+    if pools[0].upstream_done and pools[0].queued_rows < turns.full:
+        best = fill(pools, needs, room.copy(), [0] * len(pools))
+        if all(count or not need.most for count, need in zip(best, needs, strict=True)):
+            return balanced(pools, needs, capacity, room, best), False
     return take_turns(pools, needs, capacity, room, turns), not turns.all_served
 
 

@@ -3,10 +3,11 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmbatch.core.stages.allocate import allocate
+from llmbatch.core.stages.demand import demands, fluid
 from llmbatch.core.stages.drain import drains_now, earliest
 from llmbatch.core.stages.model import (
     Allocation,
@@ -36,21 +37,25 @@ def counts(allocation: Allocation) -> list[int]:
     return [target.replicas for target in allocation.targets]
 
 
+unhurried = settings(deadline=None)
 services = st.lists(st.floats(0.05, 20.0), min_size=1, max_size=8)
 
 
+@unhurried
 @given(services, st.integers(0, 64), st.sampled_from([BALANCED, RESERVATION]))
 def test_no_more_gpus_are_given_than_there_are(work: list[float], gpus: int, options: AllocationOptions) -> None:
     pools = [pool(service, queued_rows=100) for service in work]
     assert sum(counts(allocate(pools, nodes(gpus), NOW, options))) <= gpus
 
 
+@unhurried
 @given(services, st.integers(1, 64))
 def test_with_few_gpus_someone_always_works(work: list[float], gpus: int) -> None:
     pools = [pool(service) for service in work]
     assert sum(counts(allocate(pools, nodes(gpus), NOW, BALANCED))) >= 1
 
 
+@unhurried
 @given(services, st.integers(0, 30))
 def test_every_stage_of_a_short_rest_has_a_replica_when_gpus_suffice(work: list[float], spare: int) -> None:
     pools = [pool(service, queued_rows=10_000, upstream_done=True) for service in work]
@@ -65,6 +70,7 @@ def placed(pools: list[PoolView], found: list[int]) -> list[PoolView]:
     ]
 
 
+@unhurried
 @given(services, st.integers(1, 64))
 def test_what_was_decided_stays_decided(work: list[float], gpus: int) -> None:
     pools = [pool(service, queued_rows=500) for service in work]
@@ -83,11 +89,70 @@ def test_a_little_more_speed_is_not_worth_a_switch() -> None:
     assert counts(allocate(held, nodes(24), NOW, BALANCED)) == [12, 12]
 
 
-def test_no_switch_while_more_gpus_are_on_their_way() -> None:
+def test_gpus_on_their_way_hold_up_no_switch_but_at_the_end() -> None:
+    """They may not come for hours; near the end the loads would not pay."""
     held = placed([pool(1), pool(1)], [18, 6])
-    assert counts(allocate(held, nodes(24), NOW, BALANCED)) == [12, 12]
     arriving = replace(nodes(24), gpus_arriving=12)
-    assert counts(allocate(held, arriving, NOW, BALANCED)) == [18, 6]
+    assert counts(allocate(held, arriving, NOW, BALANCED)) == [12, 12]
+    rest = [replace(one, upstream_done=True, in_flight_rows=1_000) for one in held]
+    assert counts(allocate(rest, arriving, NOW, BALANCED)) == [18, 6]
+
+
+@unhurried
+@given(services, st.data())
+def test_no_stage_is_without_a_replica_when_gpus_suffice(work: list[float], data: st.DataObject) -> None:
+    """Early on, when turns cannot have paid yet."""
+    gpus = data.draw(st.integers(len(work), 64))
+    held = data.draw(st.lists(st.integers(0, 9), min_size=len(work), max_size=len(work)))
+    queues = data.draw(st.lists(st.integers(0, 2_000), min_size=len(work), max_size=len(work)))
+    pools = placed([pool(each, queued_rows=rows) for each, rows in zip(work, queues, strict=True)], held)
+    assert min(counts(allocate(pools, nodes(gpus), NOW, BALANCED))) >= 1
+
+
+@unhurried
+@given(services, st.data())
+def test_without_its_replica_a_stage_waits_only_where_the_chain_gains(work: list[float], data: st.DataObject) -> None:
+    gpus = data.draw(st.integers(len(work), 64))
+    pools = [pool(each, queued_rows=500, finished_rows=10**7) for each in work]
+    found = counts(allocate(pools, nodes(gpus), NOW, BALANCED))
+    if not min(found):
+        whole = min(count / each for count, each in zip(split(gpus, work), work, strict=True))
+        assert gpus / sum(work) > 1.2 * whole
+
+
+def split(gpus: int, work: list[float]) -> list[int]:
+    found = [0] * len(work)
+    for _ in range(gpus):
+        found[min(range(len(work)), key=lambda index: found[index] / work[index])] += 1
+    return found
+
+
+@unhurried
+@given(services, st.integers(1, 64), st.integers(0, 10**7), st.data())
+def test_every_stage_has_its_whole_share_and_at_most_one_more(
+    work: list[float], gpus: int, done: int, data: st.DataObject
+) -> None:
+    queues = data.draw(st.lists(st.integers(0, 2_000), min_size=len(work), max_size=len(work)))
+    pools = [pool(each, queued_rows=rows, finished_rows=done) for each, rows in zip(work, queues, strict=True)]
+    found = counts(allocate(pools, nodes(gpus), NOW, BALANCED))
+    served = fluid(demands(pools), gpus, [1] * len(work)) if gpus >= len(work) else [0.0] * len(work)
+    free = fluid(demands(pools), gpus)
+    for count, with_floor, without in zip(found, served, free, strict=True):
+        assert min(with_floor, without) - 1 - 1e-6 < count < max(with_floor, without) + 1 + 1e-6
+
+
+@unhurried
+@given(services, st.integers(1, 3), st.integers(1, 40))
+def test_wide_replicas_are_placed_whole(work: list[float], wide: int, count: int) -> None:
+    pools = [pool(each, gpus=wide) for each in work]
+    found = counts(allocate(pools, nodes(count, gpus=4), NOW, BALANCED))
+    assert sum(found) <= count * (4 // wide)
+    if count * (4 // wide) >= len(work):
+        assert min(found) >= 1
+
+
+def test_a_stage_has_its_minimum() -> None:
+    assert counts(allocate([pool(1, min_replicas=5), pool(9)], nodes(12), NOW, BALANCED)) == [5, 7]
 
 
 def test_one_gpu_goes_round_three_stages() -> None:
@@ -162,6 +227,7 @@ def test_the_earliest_notice_counts_and_a_withdrawn_one_does_not() -> None:
     assert earliest([None]) is None
 
 
+@unhurried
 @given(services, st.integers(3, 40))
 def test_the_reservation_starves_nobody_when_gpus_suffice(work: list[float], spare: int) -> None:
     pools = [pool(service, queued_rows=100) for service in work]
