@@ -35,7 +35,12 @@ from llmbatch.runtime.desired import Desired
 T = TypeVar("T")
 Body = dict[str, Any]
 SETTINGS = OperatorSettings(
-    image="registry.example/llmbatch:1", head_cpu="100m", head_memory="1Gi", worker_cpu="100m", worker_memory="1Gi"
+    image="registry.example/llmbatch:1",
+    head_cpu="100m",
+    head_memory="1Gi",
+    worker_cpu="100m",
+    worker_memory="1Gi",
+    status_seconds=1,
 )
 NOWHERE = {"example.com/no": "such-node"}
 _addresses = itertools.count(2)

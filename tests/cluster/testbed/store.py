@@ -59,10 +59,15 @@ class Store:
 
     def fill(self, bucket: str, files: Iterable[tuple[str, bytes]]) -> None:
         """Make a bucket and put files, by key, into it."""
-        for path, content in [("", b""), *files]:
-            request = urllib.request.Request(f"{self.url}/{bucket}/{path}".rstrip("/"), content, method="PUT")
-            with urllib.request.urlopen(request, timeout=START_SECONDS):
-                pass
+        self._put(bucket, None)
+        for key, content in files:
+            self._put(f"{bucket}/{key}", content)
+
+    def _put(self, path: str, content: bytes | None) -> None:
+        headers = {"Content-Type": "application/octet-stream"}
+        request = urllib.request.Request(f"{self.url}/{path}", content, headers, method="PUT")
+        with urllib.request.urlopen(request, timeout=START_SECONDS):
+            pass
 
     def stop(self) -> None:
         """End it."""

@@ -107,8 +107,8 @@ def _count(draft: Draft, spec: LLMBatchJobSpec | None) -> None:
         return
     capacity = stored.capacity or CapacityStatus()
     counts = {
-        "workers_ready": sum(worker.pod.ready for worker in found),
-        "spot_ready": sum(worker.pod.ready and worker.spot for worker in found),
+        "workers_ready": sum(worker.ready for worker in found),
+        "spot_ready": sum(worker.ready and worker.spot for worker in found),
         "gpus": ready_gpus(found, spec),
     }
     draft.update(capacity=capacity.model_copy(update=counts))

@@ -13,7 +13,8 @@ from llmbatch.core.job.snapshot import Snapshot
 from llmbatch.core.job.times import rfc3339, since
 
 PATIENT_SECONDS = 15.0
-"""Worker counts, and that the head is ready, lag at most this long: most often something louder follows before."""
+"""Worker counts, and that the head is ready, lag at most this long, or as long as progress does where that is shorter:
+most often something louder follows before."""
 QUIET_FIELDS: dict[str, Any] = {
     "progress": True,
     "stages": True,
@@ -111,7 +112,7 @@ class Draft:
         fresh = self._fresh()
         write = self._worth_writing(fresh)
         if not write and self._is_patient(fresh):
-            self.again_in(PATIENT_SECONDS - since(self.snapshot.now, self.stored.updated_at))
+            self.again_in(self._patience() - since(self.snapshot.now, self.stored.updated_at))
         return Plan(
             actions=tuple(self.actions),
             status=fresh if write else self.stored,
@@ -134,13 +135,16 @@ class Draft:
         if _loud(fresh) != _loud(self.stored):
             return True
         age = since(self.snapshot.now, self.stored.updated_at)
-        if self._is_patient(fresh) and age >= PATIENT_SECONDS:
+        if self._is_patient(fresh) and age >= self._patience():
             return True
         derived = {"updated_at": self.stored.updated_at, "display": self.stored.display}
         return fresh.model_copy(update=derived) != self.stored and age >= self.snapshot.settings.status_seconds
 
     def _is_patient(self, fresh: LLMBatchJobStatus) -> bool:
         return fresh.capacity != self.stored.capacity or _head_ready(fresh) != _head_ready(self.stored)
+
+    def _patience(self) -> float:
+        return min(PATIENT_SECONDS, self.snapshot.settings.status_seconds)
 
     def _flips(self) -> list[EmitEvent]:
         before = {condition.type: condition.status for condition in self.stored.conditions}

@@ -34,6 +34,11 @@ class Worker:
         return self.pod.terminating or (self.notice is not None and self.notice.dooms)
 
     @property
+    def ready(self) -> bool:
+        """Whether it is there and ready. The pod of a machine that is gone says so for up to a minute more."""
+        return self.pod.ready and not (self.notice is not None and self.notice.kind == "lost")
+
+    @property
     def useful(self) -> bool:
         """Whether it takes work and will go on taking it."""
         return self.pod.ready and not self.doomed

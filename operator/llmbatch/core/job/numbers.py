@@ -114,7 +114,7 @@ def accrued_cost(
 
 def ready_gpus(workers: Sequence[Worker], spec: LLMBatchJobSpec) -> int:
     """Return the GPUs of the ready workers."""
-    return spec.worker_gpus() * sum(worker.pod.ready for worker in workers)
+    return spec.worker_gpus() * sum(worker.ready for worker in workers)
 
 
 def _failed(worker: Worker) -> bool:

@@ -1,0 +1,37 @@
+"""The numbers of the status."""
+
+from __future__ import annotations
+
+from controllerkit import NOW, SETTINGS, job, running_snapshot
+from llmbatch.core.job.decide import decide
+from llmbatch.core.job.snapshot import NodeObservation, Notice
+from llmbatch.core.job.times import rfc3339
+
+
+def test_a_worker_whose_machine_is_gone_does_not_count_though_its_pod_says_ready():
+    gone = NodeObservation(name="node-of-w0", exists=False, ready=False, notice=Notice(kind="lost", source="test"))
+    capacity = decide(running_snapshot(nodes=(gone,))).status.capacity
+    assert capacity is not None
+    assert (capacity.workers_ready, capacity.spot_ready, capacity.gpus) == (3, 3, 3)
+
+
+def test_a_worker_on_notice_counts_until_it_goes():
+    noticed = NodeObservation(name="node-of-w0", notice=Notice(kind="reclaim", source="test", deadline=NOW + 60))
+    capacity = decide(running_snapshot(nodes=(noticed,))).status.capacity
+    assert capacity is not None
+    assert capacity.workers_ready == 4
+
+
+def test_worker_counts_lag_no_longer_than_progress_may():
+    settled = decide(running_snapshot()).status
+    assert settled.capacity is not None
+    behind = settled.capacity.model_copy(update={"workers_ready": 3})
+
+    def shown(age: float, status_seconds: float) -> int:
+        stored = settled.model_copy(update={"capacity": behind, "updated_at": rfc3339(NOW - age)})
+        settings = SETTINGS.model_copy(update={"status_seconds": status_seconds})
+        capacity = decide(running_snapshot(job=job(status=stored), settings=settings)).status.capacity
+        assert capacity is not None
+        return capacity.workers_ready
+
+    assert [shown(5, 300), shown(5, 2), shown(16, 300)] == [3, 4, 4]
