@@ -34,6 +34,7 @@ def bye(*_):
     time.sleep(float(os.environ["GOODBYE"]))
     sys.exit(0)
 signal.signal(signal.SIGTERM, bye)
+print("serves", socket.gethostname())
 http.server.ThreadingHTTPServer(("0.0.0.0", 8000), Handler).serve_forever()
 """
 
@@ -131,6 +132,9 @@ def test_a_container_sees_its_variables_files_and_names(testbed_gateway: str, ku
         assert seen["files"]["/data/token/token"].count(".") == 2, "a JSON web token"
         assert seen["dns"] == {"web": address, f"web.{api.namespace}": address}
         assert (seen["uid"], seen["pid"], seen["host"]) == (1000, 1, "web")
+        log = f"/api/v1/namespaces/{api.namespace}/pods/web/log"
+        assert "serves web" in api.thread.run(api.client.get_text(log, {}))
+        assert api.thread.run(api.client.get_text(log, {}, {"tailLines": "0"})) == ""
 
 
 def test_probes_decide_on_readiness_and_restarts(testbed_gateway: str, kubeconfig: Path):

@@ -79,7 +79,8 @@ async def _serve(
         if store is not None:
             await _create_nodes(client, arguments.spot)
             await _offer(client, store)
-        nodes = Kubelets(client, network, folder / "pods", f"{plane.address}:{plane.port}")
+        api_server = f"{plane.address}:{plane.port}"
+        nodes = Kubelets(client, network, folder / "pods", api_server, plane.certificate)
         kubelets = asyncio.create_task(_until(stop) if arguments.api_only else nodes.run())
         (folder / "ready").write_text(str(plane.kubeconfig))
         print(_usage(plane, store, folder), flush=True)

@@ -20,6 +20,7 @@ from typing import Any
 
 from llmbatch.cluster.client import KubeClient
 from llmbatch.errors import LLMBatchError
+from testbed.logs import LogServer
 from testbed.network import Network
 from testbed.pod import PodRunner, now
 
@@ -50,7 +51,7 @@ def node(name: str, gpus: int = 0, **labels: str) -> Object:
 class Kubelets:
     """Watches nodes and pods and runs the pods."""
 
-    def __init__(self, client: KubeClient, network: Network, folder: Path, api_server: str) -> None:
+    def __init__(self, client: KubeClient, network: Network, folder: Path, api_server: str, certificate: Path) -> None:
         self._client = client
         self._network = network
         self._folder = folder
@@ -58,11 +59,14 @@ class Kubelets:
         self._runners: dict[str, PodRunner] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._ends: dict[str, asyncio.Task[None]] = {}
+        self._logs = LogServer(network.gateway, certificate, self._log_of, lambda *pod: self._runner(*pod) is not None)
         self._nodes: dict[str, float] = {}
         """When each node's lease was renewed (loop seconds)."""
 
     async def run(self) -> None:
         """Look at nodes and pods over and over."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        await self._logs.start()
         try:
             while True:
                 try:
@@ -74,6 +78,18 @@ class Kubelets:
             for runner in self._runners.values():
                 runner.kill()
                 runner.leave()
+            await self._logs.close()
+
+    def _runner(self, namespace: str, name: str) -> PodRunner | None:
+        for runner in self._runners.values():
+            metadata = runner.pod["metadata"]
+            if (metadata["namespace"], metadata["name"]) == (namespace, name):
+                return runner
+        return None
+
+    def _log_of(self, namespace: str, name: str, container: str) -> Path | None:
+        runner = self._runner(namespace, name)
+        return None if runner is None else runner.folder / f"{container}.log"
 
     async def _look(self) -> None:
         query = {"resourceVersion": "0"}
@@ -119,10 +135,8 @@ class Kubelets:
             "capacity": resources,
             "allocatable": resources,
             "conditions": [{**ready, "lastHeartbeatTime": now(), "lastTransitionTime": now()}],
-            "addresses": [
-                {"type": "InternalIP", "address": self._network.gateway},
-                {"type": "Hostname", "address": item["metadata"]["name"]},
-            ],
+            "addresses": [{"type": "InternalIP", "address": self._network.gateway}],
+            "daemonEndpoints": {"kubeletEndpoint": {"Port": self._logs.port}},
         }
         await self._client.merge_patch(f"/api/v1/nodes/{item['metadata']['name']}/status", {"status": status})
 

@@ -66,7 +66,7 @@ class PodRunner:
         self._client = client
         self.pod = pod
         self._network = network
-        self._folder = folder
+        self.folder = folder
         self._api_server = api_server
         self._init = [ContainerState(spec) for spec in pod["spec"].get("initContainers") or []]
         self._main = [ContainerState(spec) for spec in pod["spec"]["containers"]]
@@ -84,7 +84,7 @@ class PodRunner:
 
     async def run(self) -> None:
         """Run the pod until its containers are through for good."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         reporting = asyncio.create_task(self._report())
         try:
             volumes = await self._volumes()
@@ -202,7 +202,7 @@ class PodRunner:
             name=spec["name"],
             hostname=self.pod["metadata"]["name"],
             network=self._namespace_of_network,
-            folder=self._folder,
+            folder=self.folder,
             command=tuple(expand(part, environment) for part in command),
             environment=environment,
             mounts=tuple(mounts),
