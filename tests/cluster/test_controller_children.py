@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from llmbatch.api.base import KIND
+from llmbatch.cluster import observe
 from operatorkit import Kube, job, kube, operating
 
 pytestmark = pytest.mark.cluster
@@ -81,7 +82,8 @@ def test_no_log_and_no_status_holds_the_token(kubeconfig: Path, caplog: pytest.L
             assert token not in json.dumps(api.job("summarise"))
 
 
-def test_a_child_that_somebody_deletes_comes_back(kubeconfig: Path):
+def test_a_child_that_somebody_deletes_comes_back(kubeconfig: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(observe, "FIRST_READ_SECONDS", 1)
     with kube(kubeconfig) as api:
         api.create(job())
         with operating(api):

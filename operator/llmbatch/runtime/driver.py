@@ -292,7 +292,7 @@ class _Attempt:
             attempt=self.run_spec.attempt,
             elapsed_seconds=now - self.started,
             rows=RowProgress(
-                percentage=None if total is None else (100.0 * tally.rows / total if total else 100.0),
+                percentage=None if total is None else _percentage(tally.rows, total),
                 rows_total=total,
                 rows_completed=tally.rows,
                 rows_failed=tally.failed,
@@ -401,6 +401,11 @@ def cause_of(error: BaseException) -> BaseException:
                 return candidate
         seen = seen.__cause__ or (cause if isinstance(cause, BaseException) else None)
     return InternalError(f"the pipeline stopped: {type(error).__name__}: {error}")
+
+
+def _percentage(rows: int, total: int) -> float:
+    """Return a share in percent with one digit after the point, rounded down: 100 is all of them."""
+    return (1000 * rows // total) / 10 if total else 100.0
 
 
 def _warnings(spec: LLMBatchJobSpec, missing: str) -> tuple[str, ...]:
