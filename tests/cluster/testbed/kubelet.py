@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,9 @@ class Kubelets:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._ends: dict[str, asyncio.Task[None]] = {}
         self._logs = LogServer(network.gateway, certificate, self._log_of, lambda *pod: self._runner(*pod) is not None)
+        # The nodes share the cores of one machine: all pods of a job at once would take turns for so long that Ray,
+        # which gives its agents 15 s to begin, gives them up.
+        self._turns = asyncio.Semaphore(max(1, (os.cpu_count() or 1) // 2))
         self._nodes: dict[str, float] = {}
         """When each node's lease was renewed (loop seconds)."""
 
@@ -154,7 +158,7 @@ class Kubelets:
         elif uid not in self._runners and pod["status"].get("phase", "Pending") in ("Pending", "Running"):
             # Running, and not here: its machine was lost and came back, and starts its containers again.
             folder = self._folder / f"{pod['metadata']['namespace']}_{pod['metadata']['name']}_{uid[:8]}"
-            runner = PodRunner(self._client, pod, self._network, folder, self._api_server)
+            runner = PodRunner(self._client, pod, self._network, folder, self._api_server, self._turns)
             self._runners[uid] = runner
             self._tasks[uid] = asyncio.create_task(self._run(runner))
             _log.info("%s runs on %s at %s", pod["metadata"]["name"], pod["spec"]["nodeName"], runner.address)

@@ -24,6 +24,8 @@ UNREACHABLE_REGISTRY = "unreachable.example/"
 """Images of this registry cannot be pulled. Every other image is the machine itself."""
 RESTART_SECONDS = (1.0, 2.0, 4.0, 8.0)
 LOOK_AGAIN_SECONDS = 1.0
+BEGIN_SECONDS = 60.0
+"""Longest time a container that begins keeps the next one waiting."""
 IMAGE_USER = 1000
 """The user of an image that is not told another, as in Ray's images."""
 
@@ -43,6 +45,8 @@ class ContainerState:
     restarts: int = 0
     started: bool = False
     ready: bool = False
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once it was ready, or has no probe to tell."""
     live: Container | None = None
 
     def status(self) -> Object:
@@ -62,8 +66,11 @@ class ContainerState:
 class PodRunner:
     """Runs one pod that is bound to a node of ours."""
 
-    def __init__(self, client: KubeClient, pod: Object, network: Network, folder: Path, api_server: str) -> None:
+    def __init__(
+        self, client: KubeClient, pod: Object, network: Network, folder: Path, api_server: str, turns: asyncio.Semaphore
+    ) -> None:
         self._client = client
+        self._turns = turns
         self.pod = pod
         self._network = network
         self.folder = folder
@@ -140,13 +147,17 @@ class PodRunner:
     ) -> None:
         while not self._ending:
             launch = await self._launch(state, volumes)
-            state.live = await Container.start(launch)
-            started = now()
-            state.state = {"running": {"startedAt": started}}
-            probing = [asyncio.create_task(probe) for probe in self._probes(state)] if probes else []
-            if not probing:
-                state.started = state.ready = True
-            self._changed.set()
+            async with self._turns:
+                state.begun.clear()
+                state.live = await Container.start(launch)
+                started = now()
+                state.state = {"running": {"startedAt": started}}
+                probing = [asyncio.create_task(probe) for probe in self._probes(state)] if probes else []
+                if not probing:
+                    state.started = state.ready = True
+                    state.begun.set()
+                self._changed.set()
+                await self._has_begun(state)
             code = await state.live.wait()
             for task in probing:
                 task.cancel()
@@ -157,11 +168,22 @@ class PodRunner:
             if self._ending or policy == "Never" or (policy == "OnFailure" and code == 0):
                 break
             state.last = {"terminated": ended}
-            state.state = {"waiting": {"reason": "CrashLoopBackOff", "message": f"exit code {code}"}}
+            pause = RESTART_SECONDS[min(state.restarts, len(RESTART_SECONDS) - 1)]
+            pod = self.pod["metadata"]["name"]
+            message = f"back-off {pause:.0f}s restarting failed container={state.spec['name']} pod={pod}"
+            state.state = {"waiting": {"reason": "CrashLoopBackOff", "message": message}}
             self._changed.set()
-            await asyncio.sleep(RESTART_SECONDS[min(state.restarts, len(RESTART_SECONDS) - 1)])
+            await asyncio.sleep(pause)
             state.restarts += 1
         self._changed.set()
+
+    async def _has_begun(self, state: ContainerState) -> None:
+        """Wait until a container is ready, has ended, or has had its time."""
+        assert state.live is not None
+        first = {asyncio.create_task(state.live.wait()), asyncio.create_task(state.begun.wait())}
+        _, rest = await asyncio.wait(first, timeout=BEGIN_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        for task in rest:
+            task.cancel()
 
     async def _launch(self, state: ContainerState, volumes: dict[str, Path | None]) -> Launch:
         """Return how to start a container, once all that it needs is there."""
@@ -238,6 +260,7 @@ class PodRunner:
             state.started = True
             if "readinessProbe" not in spec:
                 state.ready = True
+                state.begun.set()
             self._changed.set()
             async with asyncio.TaskGroup() as group:
                 if "readinessProbe" in spec:
@@ -269,6 +292,8 @@ class PodRunner:
             await asyncio.sleep(probe.get("periodSeconds", 10))
 
     async def _set_ready(self, state: ContainerState, answer: bool) -> None:
+        if answer:
+            state.begun.set()
         if state.ready != answer:
             state.ready = answer
             self._changed.set()

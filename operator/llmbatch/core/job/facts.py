@@ -44,6 +44,11 @@ class Worker:
         return self.pod.ready and not self.doomed
 
     @property
+    def coming(self) -> bool:
+        """Whether it has a node and starts there."""
+        return not self.pod.ready and not self.doomed and self.pod.node is not None
+
+    @property
     def spot(self) -> bool:
         """Whether it runs on spot capacity."""
         return self.pod.group == SPOT_GROUP

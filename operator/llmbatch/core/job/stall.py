@@ -125,8 +125,11 @@ def _silent_driver(snapshot: Snapshot) -> Stall | None:
 
 
 def _no_progress(snapshot: Snapshot) -> Stall | None:
+    """Pass on the runtime's word, unless a worker is on its way: then waiting alone may well help."""
     progress = present_progress(snapshot)
-    return Stall("NoProgress", progress.stall_reason) if progress is not None and progress.stall_reason else None
+    if progress is None or not progress.stall_reason or any(worker.coming for worker in workers(snapshot)):
+        return None
+    return Stall("NoProgress", progress.stall_reason)
 
 
 def _first(reason: str, messages: Iterable[str]) -> Stall | None:

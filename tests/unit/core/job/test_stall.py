@@ -129,3 +129,10 @@ def test_the_first_check_speaks():
     found = stall(running_snapshot(facts=facts))
     assert isinstance(found, Stall)
     assert found.reason == "KubeRayMissing"
+
+
+def test_a_worker_on_its_way_is_no_stall():
+    told = RuntimeObservation(progress=progress(stall_reason="stage say needs a GPU"))
+    starting = (pod("head", "head"), pod("w0", ready=False))
+    assert stall(running_snapshot(runtime=told, pods=starting)) is None
+    assert stall(running_snapshot(runtime=told)).reason == "NoProgress"
