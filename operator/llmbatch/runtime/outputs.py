@@ -174,13 +174,12 @@ def output_schema(spec: LLMBatchJobSpec) -> pa.Schema:
 
 
 def _encode_parquet(spec: LLMBatchJobSpec, rows: Sequence[Row]) -> bytes:
-    schema = output_schema(spec)
     records = [_record(spec, row) for row in rows]
+    columns: dict[str, list[Any]] = {name: [record[name] for record in records] for name in output_schema(spec).names}
     if spec.output.keep_input:
-        for record in records:
-            record["input"] = dumps(record["input"])
+        columns["input"] = [dumps(value) for value in columns["input"]]
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(records, schema=schema), buffer, compression="zstd")
+    pq.write_table(pa.Table.from_pydict(columns, schema=output_schema(spec)), buffer, compression="zstd")
     return buffer.getvalue()
 
 

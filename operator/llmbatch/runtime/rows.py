@@ -6,7 +6,7 @@ Fields, outputs and errors travel as JSON text, so that rows of different shape 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,22 +87,39 @@ def to_table(rows: Iterable[Row]) -> pa.Table:
 
 def from_table(table: pa.Table) -> list[Row]:
     """Unpack an Arrow table of `SCHEMA`; extra columns are ignored."""
-    return [from_mapping(record) for record in table.select(COLUMNS).to_pylist()]
+    columns = [table.column(name).to_pylist() for name in COLUMNS]
+    return [_unpack(*values) for values in zip(*columns, strict=True)]
 
 
-def from_mapping(record: Mapping[str, Any]) -> Row:
-    """Unpack one record of `SCHEMA`, as Ray Data hands it to a row function."""
-    error = record["error"]
+def _unpack(
+    shard: str, start: int, position: int, row_id: str, fields: str, outputs: str, error: str, seconds: float
+) -> Row:
     return Row(
-        shard=record["shard"],
-        start=int(record["start"]),
-        position=int(record["position"]),
-        id=record["id"],
-        fields=orjson.loads(record["fields"]),
-        outputs={name: StageOutput(**output) for name, output in orjson.loads(record["outputs"]).items()},
-        error=RowError(**orjson.loads(error)) if error else None,
-        seconds=float(record["seconds"]),
+        shard,
+        start,
+        position,
+        row_id,
+        orjson.loads(fields),
+        {name: StageOutput(**output) for name, output in orjson.loads(outputs).items()} if outputs != "{}" else {},
+        RowError(**orjson.loads(error)) if error else None,
+        seconds,
     )
+
+
+def with_results(table: pa.Table, rows: Sequence[Row]) -> pa.Table:
+    """Return the table that `rows` were unpacked from, in its order, with their outputs, errors and seconds of now.
+
+    What a stage does not change is passed on as it came: fields are most of a row, and need not be packed again.
+    """
+    packed = {
+        "outputs": [dumps(row.outputs) for row in rows],
+        "error": [dumps(row.error) if row.error else "" for row in rows],
+        "seconds": [row.seconds for row in rows],
+    }
+    columns = [
+        pa.array(packed[kind.name], kind.type) if kind.name in packed else table.column(kind.name) for kind in SCHEMA
+    ]
+    return pa.Table.from_arrays(columns, schema=SCHEMA)
 
 
 def dumps(value: Any) -> str:

@@ -13,7 +13,7 @@ from llmbatch.runtime.engines.base import Engine
 from llmbatch.runtime.engines.processor import add_engine_stage
 from llmbatch.runtime.engines.simulated import Simulated
 from llmbatch.runtime.prompts import PromptError, Renderer, Request
-from llmbatch.runtime.rows import Row, RowError, from_table, to_table
+from llmbatch.runtime.rows import Row, RowError, from_table, with_results
 
 
 def make_engine(stage: Stage) -> Engine:
@@ -54,7 +54,7 @@ class Replica:
         seconds = (time.perf_counter() - started) / max(1, len(rows))
         for row in rows:
             row.seconds += seconds
-        return to_table(rows)
+        return with_results(batch, rows)
 
     def _request(self, row: Row) -> Request | None:
         try:

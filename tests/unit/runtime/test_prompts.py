@@ -1,11 +1,14 @@
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jinja2 import UndefinedError
 
 from jobs import job, stage
 from llmbatch.api.job import LLMBatchJobSpec
 from llmbatch.errors import SpecError
-from llmbatch.runtime.prompts import PromptError, Renderer, check_templates, needed_fields
+from llmbatch.runtime.prompts import PromptError, Renderer, check_templates, environment, needed_fields
 from llmbatch.runtime.rows import Row, StageOutput
 
 
@@ -43,6 +46,38 @@ def test_a_template_in_a_row_is_text_and_no_template() -> None:
 def test_what_a_template_may_not_do_fails_the_row(template: str) -> None:
     with pytest.raises(PromptError):
         Renderer(stage(prompt={"user": template})).render(row(text="x"))
+
+
+FRAGMENTS = (
+    "plain ",
+    "\n",
+    "{{ text }}",
+    "{{ number }}",
+    "{{ missing }}",
+    "{{ range }}",
+    "{# remark #}",
+    "{{ text | upper }}",
+    "{%- if number %} yes {% endif %}",
+    "{{- nothing -}}",
+    "{% raw %}{{ text }}{% endraw %}",
+    "{{ 'x' }}",
+    "{{ parts }}",
+)
+FIELDS = {"text": "a <b> {{ c }}", "number": 0.5, "nothing": None, "parts": [1, {"a": "b"}]}
+
+
+@given(st.lists(st.sampled_from(FRAGMENTS), min_size=1, max_size=6).map("".join))
+def test_a_prompt_is_what_jinja_makes_of_it(template: str) -> None:
+    try:
+        expected: str | None = environment().from_string(template).render(FIELDS)
+    except UndefinedError:
+        expected = None
+    renderer = Renderer(stage(prompt={"user": template}))
+    if expected is None:
+        with pytest.raises(PromptError, match="'missing' is undefined"):
+            renderer.render(row(**FIELDS))
+    else:
+        assert renderer.render(row(**FIELDS)).text == expected
 
 
 def test_messages_come_from_the_row() -> None:

@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from llmbatch.api.job import Stage
 from llmbatch.runtime.prompts import PromptError, Renderer, Request
-from llmbatch.runtime.rows import Row, RowError, StageOutput, from_table, to_table
+from llmbatch.runtime.rows import Row, RowError, StageOutput, from_table, with_results
 
 CONCURRENT_BLOCKS = 2
 """Blocks a replica works on at a time: while the last rows of one are generated, the next one fills the engine.
@@ -143,7 +143,7 @@ class EngineReplica:
             share = self._clock.leave(entered)
         for row in rows:
             row.seconds += share / len(rows)
-        return to_table(rows)
+        return with_results(batch, rows)
 
     async def _answer(self, row: Row) -> None:
         try:
