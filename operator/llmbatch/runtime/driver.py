@@ -8,11 +8,11 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from heapq import nsmallest
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from llmbatch.api.job import LLMBatchJobSpec, RowProgress
 from llmbatch.api.progress import Drains, PoolProgress, Progress, RunState
@@ -24,7 +24,8 @@ from llmbatch.runtime.desired import Desired
 from llmbatch.runtime.embedded import RunOptions, embedded_ray, most_gpus_of_a_node
 from llmbatch.runtime.engines.checks import check_engines, check_gpus
 from llmbatch.runtime.finalize import finalize
-from llmbatch.runtime.ledger import Ledger
+from llmbatch.runtime.history import History
+from llmbatch.runtime.ledger import Ledger, batches
 from llmbatch.runtime.pipeline import ShardResult
 from llmbatch.runtime.pools.arbiter import Arbiter, Decision
 from llmbatch.runtime.pools.check import missing_names
@@ -40,8 +41,15 @@ from llmbatch.runtime.uniqueids import UniqueIds
 TICK_SECONDS = 0.5
 """How often progress is reported."""
 SLOWEST_SHARDS = 50
+COMMITS_AT_ONCE = 1_000
+"""Earlier commits that are taken in between two looks at the clock."""
 STOP_SECONDS = 20.0
 """How long a stop waits for shards that are nearly through."""
+
+
+_Item: TypeAlias = list[ShardResult] | tuple[Commit, ...] | BaseException | str
+"""What the driver waits for: new results, earlier commits, an error, or the name of a source that has ended."""
+_Items: TypeAlias = "queue.SimpleQueue[_Item]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +77,7 @@ class RunResult:
     progress: Progress
     """The last progress."""
     history: list[Progress]
-    """Progress over time, one every `TICK_SECONDS`."""
+    """Progress over time, thinned out in a long run."""
     shards: list[ShardTiming]
     """The slowest shards of this attempt."""
     final: dict[str, Any] | None
@@ -147,7 +155,9 @@ class _Attempt:
         self.options = options
         self.tally = _Tally()
         self.skipped = 0
-        self.history: list[Progress] = []
+        self.counted = True
+        """Whether the tally holds all that was committed when this attempt began."""
+        self.history = History()
         missing = missing_names()
         policy = self.spec.allocation.policy
         self.arbiter = None if policy == "stock" or missing else Arbiter(self.spec, policy, desired)
@@ -174,18 +184,15 @@ class _Attempt:
         self.ids = UniqueIds(self.ledger, self.manifest)
         committed = sorted(self.ledger.committed())
         self.skipped = len(committed)
-        self._recount(committed)
         todo = list(plan_splits(self.manifest.files, self.spec.input, committed, self.manifest.split_bytes))
-        return self._process(todo)
+        return self._process(todo, committed)
 
-    def _recount(self, committed: Sequence[ShardKey]) -> None:
-        for commit in self.ledger.load_commits(committed):
-            self._take(commit)
-
-    def _process(self, todo: Sequence[Split]) -> RunResult:
+    def _process(self, todo: Sequence[Split], committed: Sequence[ShardKey]) -> RunResult:
         try:
             if todo:
-                self._stream(todo)
+                self._stream(todo, committed)
+            else:
+                self._take_earlier(self.ledger.load_commits(committed))
             if self._stopping():
                 return self._result("stopped", None)
             self._check_error_rate(finished=True)
@@ -195,72 +202,80 @@ class _Attempt:
         self._report("complete")
         return self._result("complete", final)
 
-    def _stream(self, todo: Sequence[Split]) -> None:
-        with embedded_ray(self.options, self.desired):
-            gpus = most_gpus_of_a_node(self.options)
-            if gpus is not None:
-                check_gpus(self.spec, gpus)
-            configure_ray_data(self.monitor, self.spec.allocation.reservation_ratio)
-            dataset = pipeline.build(self.spec, self.manifest, todo, self.ledger)
-            blocks: queue.SimpleQueue[list[ShardResult] | BaseException | None] = queue.SimpleQueue()
-            pump = threading.Thread(target=_pump, args=(dataset, blocks), daemon=True, name="commits")
-            pump.start()
-            try:
-                self._follow(blocks)
-            finally:
-                # A thread that asks Ray for a block while Ray shuts down ends the whole process.
-                self.monitor.end()
-                pump.join(STOP_SECONDS)
+    def _stream(self, todo: Sequence[Split], committed: Sequence[ShardKey]) -> None:
+        items: _Items = queue.SimpleQueue()
+        self.counted = False
+        # Beside Ray's start and the first rows, for which it is of no account: 10^5 commits take a while to read.
+        ended = threading.Event()
+        earlier = threading.Thread(
+            target=_pump, args=(_earlier(self.ledger, committed, ended), items, "earlier"), daemon=True, name="earlier"
+        )
+        earlier.start()
+        try:
+            with embedded_ray(self.options, self.desired):
+                self._stream_through_ray(todo, items)
+        finally:
+            ended.set()
+            earlier.join(STOP_SECONDS)
 
-    def _follow(self, blocks: queue.SimpleQueue[Any]) -> None:
+    def _stream_through_ray(self, todo: Sequence[Split], items: _Items) -> None:
+        gpus = most_gpus_of_a_node(self.options)
+        if gpus is not None:
+            check_gpus(self.spec, gpus)
+        configure_ray_data(self.monitor, self.spec.allocation.reservation_ratio)
+        dataset = pipeline.build(self.spec, self.manifest, todo, self.ledger)
+        pump = threading.Thread(target=_pump, args=(_results(dataset), items, "new"), daemon=True, name="commits")
+        pump.start()
+        try:
+            self._follow(items)
+        finally:
+            # A thread that asks Ray for a block while Ray shuts down ends the whole process.
+            self.monitor.end()
+            pump.join(STOP_SECONDS)
+
+    def _follow(self, items: _Items) -> None:
         deadline: float | None = None
-        while True:
-            received = self._next(blocks)
-            if isinstance(received, BaseException):
-                raise cause_of(received) from received
-            if received is None:
-                return
-            for result in received:
-                self._take_new(result)
+        open_sources = {"earlier", "new"}
+        while open_sources:
+            received = _received(items, TICK_SECONDS)
+            for item in received:
+                if isinstance(item, BaseException):
+                    self._report("running")
+                    raise cause_of(item) from item
+                if isinstance(item, str):
+                    open_sources.discard(item)
+                elif isinstance(item, tuple):
+                    self._take_earlier(item)
+                else:
+                    self._take_new(item)
+            self.counted = "earlier" not in open_sources
+            self._report("running")
             self._check_error_rate(finished=False)
             if self._stopping():
                 deadline = deadline or time.monotonic() + STOP_SECONDS
                 if time.monotonic() >= deadline or not received:
                     return
 
-    def _next(self, blocks: queue.SimpleQueue[Any]) -> Any:
-        wait_until = time.monotonic() + TICK_SECONDS
-        received: list[ShardResult] = []
-        while (left := wait_until - time.monotonic()) > 0:
-            try:
-                item = blocks.get(timeout=left)
-            except queue.Empty:
-                break
-            if not isinstance(item, list):
-                for result in received:
-                    self._take_new(result)
-                self._report("running")
-                return item
-            received += item
-        self._report("running")
-        return received
-
     def _stopping(self) -> bool:
         return self.stop.is_set() or self.desired.latest().pause
 
-    def _take(self, commit: Commit) -> None:
-        self.tally.add(commit)
-        self._check_unique(commit)
+    def _take_earlier(self, commits: Iterable[Commit]) -> None:
+        for commit in commits:
+            self.tally.add(commit)
+            self._check_unique(commit)
 
-    def _take_new(self, result: ShardResult) -> None:
-        self.tally.add_new(result)
-        self._check_unique(result.record)
+    def _take_new(self, results: Iterable[ShardResult]) -> None:
+        for result in results:
+            self.tally.add_new(result)
+            self._check_unique(result.record)
 
     def _check_unique(self, commit: Commit) -> None:
         if self.spec.input.unique_ids == "check":
             self.ids.add(commit)
 
     def _check_error_rate(self, *, finished: bool) -> None:
+        if not self.counted:
+            return
         limit = self.spec.failure_policy.max_error_rate
         if error_rate_exceeded(self.tally.failed, self.tally.rows, self._rows_total(), limit, finished=finished):
             raise ErrorRateError(
@@ -270,13 +285,13 @@ class _Attempt:
 
     def _rows_total(self) -> int | None:
         sample = self.monitor.latest()
-        if not sample.read_finished:
+        if not (self.counted and sample.read_finished):
             return None
         return self.tally.rows - self.tally.new_rows + sample.rows_read
 
     def _report(self, state: RunState) -> None:
         progress = self._progress(state)
-        self.history.append(progress)
+        self.history.add(progress)
         self.on_progress(progress)
 
     def _progress(self, state: RunState, error: str = "") -> Progress:
@@ -369,23 +384,49 @@ class _Attempt:
         return RunResult(
             state=state,
             progress=progress,
-            history=self.history,
+            history=self.history.points,
             shards=self.tally.timings,
             final=None if final is None else final.to_wire(),
             error=error,
         )
 
 
-def _pump(dataset: Any, blocks: queue.SimpleQueue[Any]) -> None:
-    # A thread, because Ray's iterator blocks for as long as nothing is committed. Whatever it raises is
-    # handed over, and raised in the driver.
+def _pump(source: Iterable[_Item], items: _Items, name: str) -> None:
+    # In a thread, because sources block for as long as nothing comes. Whatever one raises is handed over, and raised
+    # in the driver.
     try:
-        for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            blocks.put(pipeline.results_of(block))
+        for item in source:
+            items.put(item)
     except BaseException as error:  # noqa: BLE001
-        blocks.put(error)
+        items.put(error)
     else:
-        blocks.put(None)
+        items.put(name)
+
+
+def _results(dataset: Any) -> Iterator[list[ShardResult]]:
+    for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        yield pipeline.results_of(block)
+
+
+def _earlier(ledger: Ledger, keys: Sequence[ShardKey], ended: threading.Event) -> Iterator[tuple[Commit, ...]]:
+    for commits in batches(ledger.load_commits(keys), COMMITS_AT_ONCE):
+        if ended.is_set():
+            return
+        yield tuple(commits)
+
+
+def _received(items: _Items, seconds: float) -> list[_Item]:
+    """Return what arrives within some seconds, or until a source ends."""
+    wait_until = time.monotonic() + seconds
+    received: list[_Item] = []
+    while (left := wait_until - time.monotonic()) > 0:
+        try:
+            received.append(items.get(timeout=left))
+        except queue.Empty:
+            break
+        if isinstance(received[-1], str | BaseException):
+            break
+    return received
 
 
 def cause_of(error: BaseException) -> BaseException:

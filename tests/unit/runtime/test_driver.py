@@ -1,0 +1,107 @@
+"""How the driver takes in what earlier attempts committed while new results arrive. No Ray is started."""
+
+import queue
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs import job
+from llmbatch.api.progress import Progress
+from llmbatch.api.runspec import run_spec
+from llmbatch.errors import ErrorRateError, InternalError
+from llmbatch.runtime import driver
+from llmbatch.runtime.desired import Desired
+from llmbatch.runtime.embedded import RunOptions
+from llmbatch.runtime.ledger import Ledger
+from llmbatch.runtime.pipeline import ShardResult
+from llmbatch.runtime.records import Commit, Manifest
+from llmbatch.runtime.shards import SPLIT_BYTES, ShardKey
+from llmbatch.runtime.uniqueids import UniqueIds
+
+ROWS = 1_000
+
+
+def commit(seq: int, failed: int = 0) -> Commit:
+    key = ShardKey(file=0, split=0, seq=seq, end=(seq + 1) * ROWS, rows=ROWS, last=False)
+    return Commit(
+        shard=str(key),
+        attempt="0" * 32,
+        data=f"data/{key}",
+        size=1,
+        sha256="0" * 64,
+        rows=ROWS,
+        failed=failed,
+        worker="w",
+    )
+
+
+def result(seq: int, failed: int = 0) -> ShardResult:
+    return ShardResult(commit(seq, failed), won=True, tokens=(0,))
+
+
+@pytest.fixture
+def attempt(tmp_path: Path) -> Any:
+    """An attempt that may fail one row in twenty-five, before its first result."""
+    spec = run_spec(job(tmp_path, failurePolicy={"maxErrorRate": 0.04}))
+    made = driver._Attempt(spec, shown.append, threading.Event(), Desired(), RunOptions())
+    made.ledger = Ledger.open(spec.spec.output, spec.spec_hash, spec.job)
+    made.ids = UniqueIds(made.ledger, Manifest(spec.spec_hash, ROWS, SPLIT_BYTES, ()))
+    made.counted = False
+    shown.clear()
+    return made
+
+
+shown: list[Progress] = []
+
+
+def follow(attempt: Any, *items: Any) -> None:
+    waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    for item in items:
+        waiting.put(item)
+    attempt._follow(waiting)
+
+
+def test_earlier_commits_count_whenever_they_are_read(attempt: Any) -> None:
+    follow(attempt, (commit(0),), [result(2)], "new", (commit(1),), "earlier")
+    assert (attempt.tally.rows, attempt.tally.new_rows, attempt.tally.shards) == (3 * ROWS, ROWS, 3)
+    assert shown[-1].rows.rows_completed == 3 * ROWS
+
+
+def test_the_error_rate_is_that_of_all_rows_not_of_those_read_first(attempt: Any) -> None:
+    follow(attempt, [result(2, failed=100)], "new", (commit(0), commit(1)), "earlier")
+    assert attempt.tally.failed == 100
+    with pytest.raises(ErrorRateError, match=r"200 of 4000 rows failed, more than the 4\.00% allowed"):
+        follow(attempt, "earlier", [result(3, failed=100)], "new")
+
+
+def test_what_a_source_raises_ends_the_run(attempt: Any) -> None:
+    with pytest.raises(InternalError, match="who deleted it"):
+        follow(attempt, [result(0)], InternalError("commit x was listed and is gone: who deleted it?"))
+    assert attempt.tally.rows == ROWS
+
+
+def test_a_pump_hands_over_items_then_its_name_or_what_was_raised() -> None:
+    def broken() -> Iterator[Any]:
+        yield [result(0)]
+        raise InternalError("gone")
+
+    items: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    driver._pump(iter([[]]), items, "new")
+    driver._pump(broken(), items, "new")
+    assert driver._received(items, 5.0) == [[], "new"]
+    [first, error] = driver._received(items, 5.0)
+    assert (len(first), type(error)) == (1, InternalError)
+
+
+def test_reading_earlier_commits_stops_with_the_run(attempt: Any) -> None:
+    ended = threading.Event()
+    keys = [ShardKey.parse(commit(seq).shard) for seq in range(2 * driver.COMMITS_AT_ONCE)]
+    for key in keys:
+        attempt.ledger.settle(commit(key.seq))
+    read = driver._earlier(attempt.ledger, keys, ended)
+    assert len(next(read)) == driver.COMMITS_AT_ONCE
+    ended.set()
+    assert list(read) == []
