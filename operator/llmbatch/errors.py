@@ -89,6 +89,10 @@ class StorageBusyError(TransientError):
     """The object store throttled or conflicted longer than one call retries."""
 
 
+class RayStartError(TransientError):
+    """Ray did not come up on this machine. Try again, with more memory or less other work if it stays so."""
+
+
 class ApiServerError(TransientError):
     """The API server did not answer in time, or answered that it cannot now. Try again with backoff."""
 

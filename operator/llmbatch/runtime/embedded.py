@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 from llmbatch.api.capacity import Capacity, DoomedWorker
 from llmbatch.core.capacity.trace import Trace
-from llmbatch.errors import InternalError
+from llmbatch.errors import InternalError, RayStartError
 from llmbatch.runtime.desired import Desired
 
 LEAST_CPUS = 4
@@ -99,13 +99,18 @@ def timeline(capacity: LocalCapacity) -> list[Step]:
 
 @contextmanager
 def embedded_ray(options: RunOptions, desired: Desired) -> Iterator[None]:
-    """Start Ray in this process, or join the cluster of `options.address`, for the time of a run."""
+    """Start Ray in this process, or join the cluster of `options.address`, for the time of a run.
+
+    Raises:
+        RayStartError: Ray's processes did not come up, or the cluster does not answer.
+    """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
     quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
     with _cluster(options, desired) as started:
-        ray.init(**quiet, **started)
+        with _starting():
+            ray.init(**quiet, **started)
         try:
             yield
         finally:
@@ -124,9 +129,19 @@ def _cluster(options: RunOptions, desired: Desired) -> Iterator[dict[str, Any]]:
     else:
         nodes = _Nodes(options.capacity, desired, cpus, store)
         try:
-            yield {"address": nodes.start()}
+            with _starting():
+                address = nodes.start()
+            yield {"address": address}
         finally:
             nodes.stop()
+
+
+@contextmanager
+def _starting() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # Ray raises what it likes
+        raise RayStartError(f"Ray did not start on this machine: {error}") from error
 
 
 class _Nodes:
@@ -136,6 +151,7 @@ class _Nodes:
         self._capacity = capacity
         self._desired = desired
         self._head = {"num_cpus": cpus, "num_gpus": 0, "object_store_memory": store_bytes, "include_dashboard": False}
+        self._cluster: Any = None
         self._nodes: dict[str, Any] = {}
         self._doomed: dict[str, DoomedWorker] = {}
         self._ended = threading.Event()
@@ -164,8 +180,10 @@ class _Nodes:
             InternalError: the nodes did not follow the trace to here.
         """
         self._ended.set()
-        self._thread.join()
-        self._cluster.shutdown()
+        if self._thread.ident is not None:
+            self._thread.join()
+        if self._cluster is not None:
+            self._cluster.shutdown()
         if self._failure is not None:
             raise InternalError(f"the nodes do not follow the trace: {self._failure}") from self._failure
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from llmbatch.core.capacity.trace import Trace
-from llmbatch.runtime.embedded import LocalCapacity, Step, timeline
+from llmbatch.errors import RayStartError
+from llmbatch.runtime.desired import Desired
+from llmbatch.runtime.embedded import LocalCapacity, RunOptions, Step, embedded_ray, timeline
 
 TRACE = Trace.of([(0, ["a", "b"]), (60, ["b"]), (90, ["b", "c"])], 120)
 
@@ -26,3 +30,16 @@ def test_a_notice_comes_before_the_node_goes():
 def test_a_notice_never_comes_before_the_node():
     steps = timeline(LocalCapacity(TRACE, notice_seconds=500))
     assert steps[:3] == [Step(0, "add", "a", 0), Step(0, "add", "b", 0), Step(0, "notice", "a", 60)]
+
+
+def test_a_ray_that_does_not_start_is_an_error_of_ours(monkeypatch):
+    def late(**_):
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr("ray.cluster_utils.Cluster", late)
+    options = RunOptions(capacity=LocalCapacity(TRACE))
+    with (
+        pytest.raises(RayStartError, match=r"^Ray did not start on this machine: The current node timed out"),
+        embedded_ray(options, Desired()),
+    ):
+        raise AssertionError("there is no Ray")
