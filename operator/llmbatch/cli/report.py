@@ -31,11 +31,11 @@ body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
   max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.1rem; margin-top: 2.2rem; }
 .soft { color: var(--soft); } .warning { border-left: 4px solid #d9a12b; padding-left: .7rem; }
-.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: 1rem; margin: 1.5rem 0; }
+.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(7rem, 1fr)); gap: 1rem; margin: 1.5rem 0; }
 .facts b { display: block; font-size: 1.3rem; }
 table { border-collapse: collapse; width: 100%; } svg { width: 100%; height: auto; }
 th, td { text-align: right; padding: .25rem .6rem; border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere; }
+th:first-child, td:first-child, .word { text-align: left; overflow-wrap: anywhere; }
 </style></head><body>
 <h1>{{ name }}</h1>
 <div class="soft">{{ state }} &middot; spec {{ progress.spec_hash }} &middot; attempt {{ progress.attempt }}</div>
@@ -44,9 +44,9 @@ th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere; }
 <div class="facts">{% for label, value in facts %}<div><b>{{ value }}</b>{{ label }}</div>{% endfor %}</div>
 {% for title, picture in plots %}<h2>{{ title }}</h2>{{ picture | safe }}{% endfor %}
 <h2>Stages</h2>
-<table><tr><th>stage</th><th>engine</th><th>model</th><th>rows</th><th>seconds a row</th></tr>
-{% for stage, pool in stages %}<tr><td>{{ stage.name }}</td><td>{{ stage.engine }}</td>
-<td>{{ stage.model.name if stage.model else "none" }}</td><td>{{ pool.rows_completed }}</td>
+<table><tr><th>stage</th><th class="word">engine</th><th class="word">model</th><th>rows</th><th>seconds a row</th></tr>
+{% for stage, pool in stages %}<tr><td>{{ stage.name }}</td><td class="word">{{ stage.engine }}</td>
+<td class="word">{{ stage.model.name if stage.model else "none" }}</td><td>{{ pool.rows_completed }}</td>
 <td>{{ "%.4f" | format(pool.service_seconds_per_row) if pool.service_seconds_per_row else "&ndash;" | safe }}</td></tr>
 {% endfor %}</table>
 {% if shards %}<h2>Slowest shards</h2>
@@ -95,11 +95,11 @@ def _facts(progress: Progress) -> list[tuple[str, str]]:
 def _plots(job: LLMBatchJob, history: Sequence[Progress]) -> list[tuple[str, str]]:
     stages = [stage.name for stage in job.spec.stages]
     rows = {
-        "committed": [progress.rows.rows_completed for progress in history],
+        "succeeded": [progress.rows.rows_completed - progress.rows.rows_failed for progress in history],
         "failed": [progress.rows.rows_failed for progress in history],
     }
     return [
-        ("Rows committed", _plot(history, rows, "rows")),
+        ("Row outcomes", _plot(history, rows, "rows")),
         ("Throughput", _by_stage(history, stages, lambda pool: pool.rows_per_second, "rows a second")),
         ("Queue before each stage", _by_stage(history, stages, lambda pool: pool.queued_rows, "rows")),
         ("Replicas that take work", _by_stage(history, stages, lambda pool: pool.ready, "replicas")),
@@ -121,6 +121,7 @@ def _by_stage(
 def _plot(history: Sequence[Progress], lines: dict[str, Any], unit: str) -> str:
     import matplotlib as mpl
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     ink = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK)
     with mpl.rc_context({**ink, "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10}):
@@ -129,11 +130,13 @@ def _plot(history: Sequence[Progress], lines: dict[str, Any], unit: str) -> str:
         seconds = [progress.elapsed_seconds for progress in history]
         for color, (name, values) in zip(COLORS, lines.items(), strict=False):
             axes.plot(seconds, values, label=name, color=color, drawstyle="steps-post")
+        axes.set_xlim(0, seconds[-1])
         axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_locator(MaxNLocator("auto", integer=True))
         axes.set_xlabel("seconds")
         axes.set_ylabel(unit)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, loc="upper left", ncols=len(lines))
+        figure.legend(frameon=False, loc="outside upper left", ncols=len(lines))
         picture = io.StringIO()
         figure.savefig(picture, format="svg", transparent=True, metadata={"Date": None})
     svg = picture.getvalue()
