@@ -88,6 +88,10 @@ def test_an_output_below_a_file(rows: Path) -> None:
         ({"suspend": "no"}, "spec.suspend: 'no': "),
         ({"failurePolicy": {"maxErrorRate": "0.1"}}, "spec.failurePolicy.maxErrorRate: '0.1': "),
         ({"unknown": 1}, "spec.unknown: '1': "),
+        (
+            {"stages": [{"name": "s", "engine": "tgi", "prompt": {"user": "x"}}]},
+            "spec.stages[0].engine: 'tgi': Input should be 'vllm', 'sglang', 'openai' or 'simulated'",
+        ),
         ({"input": {"uri": "x", "format": "xml"}}, "spec.input.format: 'xml': "),
     ],
 )

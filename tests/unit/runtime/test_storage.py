@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from obstore import exceptions
-from obstore.store import LocalStore, MemoryStore
+from obstore.store import AzureStore, GCSStore, LocalStore, MemoryStore
 
 from ledgerkit import NO_WAIT, FaultyStore, no_fault
 from llmbatch.api.job import Storage
@@ -89,6 +89,35 @@ def test_an_address_of_no_use_is_refused_by_field(uri, storage, field):
         open_store(uri, Storage.model_validate(storage))
     with pytest.raises(InputError, match=f"^{field.replace('output', 'input')}: "):
         open_store(uri, Storage.model_validate(storage), name="input.uri")
+
+
+@pytest.mark.parametrize("scheme", ["gs", "gcs"])
+def test_a_google_address_opens_its_bucket(scheme):
+    store = open_store(f"{scheme}://bucket/a%20b/out/", Storage())
+    assert isinstance(store, GCSStore)
+    assert (store.config["bucket"], store.prefix) == ("bucket", "a b/out")
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "abfs://docs@team.dfs.core.windows.net/a/out",
+        "abfss://docs@team.dfs.core.windows.net/a/out",
+        "az://docs/a/out",
+        "azure://docs/a/out",
+    ],
+)
+def test_an_azure_address_opens_its_container(uri, monkeypatch):
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "team")
+    store = open_store(uri, Storage())
+    assert isinstance(store, AzureStore)
+    assert (store.config["container_name"], store.prefix) == ("docs", "a/out")
+
+
+def test_an_azure_address_without_an_account_is_refused_by_field(monkeypatch):
+    monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_NAME", raising=False)
+    with pytest.raises(OutputError, match=r"^output.uri: 'az://docs/out': .*Account must be specified"):
+        open_store("az://docs/out", Storage())
 
 
 def test_a_local_folder_is_made_only_when_asked(tmp_path):
