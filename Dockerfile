@@ -63,7 +63,7 @@ USER root
 WORKDIR /src
 COPY pyproject.toml uv.lock README.md LICENSE ./
 COPY operator ./operator
-RUN --mount=from=uv,source=/uv,target=/usr/local/bin/uv \
+RUN --mount=from=uv,source=/uv,target=/usr/bin/uv \
     python="$(command -v python)" \
     && present="$(uv pip freeze --python "$python" | sed -n 's/^\([A-Za-z0-9._-]*\)==.*/--no-emit-package \1/p')" \
     && uv export --quiet --locked --no-default-groups --extra runtime --no-emit-project $present > /tmp/missing.txt \

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
+import socket
 import subprocess
 import tempfile
+import time
 import tomllib
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from imagekit import REPOSITORY, USER, Store, build_operator, confined, missing
 from llmbatch import __version__
 
 pytestmark = pytest.mark.cluster
 LARGEST_MEGABYTES = 200
+READY_SECONDS = 60
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +93,27 @@ def test_it_is_small(root: Path):
     assert measured["image"] < LARGEST_MEGABYTES
 
 
+def test_it_serves_a_cluster_from_a_read_only_file_system(
+    root: Path, environment: dict[str, str], kubeconfig: Path, tmp_path: Path
+):
+    port = free_port()
+    command = confined(
+        root, "llmbatch", "operator", "--kubeconfig", "/tmp/kubeconfig", "--port", str(port),
+        given=[self_contained(kubeconfig, tmp_path)],
+    )  # fmt: skip
+    with (
+        (tmp_path / "log").open("wb") as log,
+        subprocess.Popen(command, env=environment, stdout=log, stderr=log) as process,
+    ):
+        try:
+            wait_until_ready(process, port, tmp_path / "log")
+            [uid] = {line.split()[1] for line in status(process).splitlines() if line.startswith("Uid:")}
+            assert uid == USER.partition(":")[0]
+        finally:
+            process.terminate()
+        assert process.wait(30) == 0, (tmp_path / "log").read_text()
+
+
 def exists(root: Path, name: str) -> bool:
     return (root / name).is_symlink() or (root / name).exists()
 
@@ -94,3 +122,35 @@ def megabytes(folder: Path) -> int:
     """Return the size of a folder's files, in 10^6 bytes as registries and `docker images` count."""
     files = (file.lstat() for file in folder.rglob("*") if not file.is_dir() or file.is_symlink())
     return round(sum({stat.st_ino: stat.st_size for stat in files}.values()) / 1e6)
+
+
+def self_contained(kubeconfig: Path, folder: Path) -> Path:
+    """Copy a kubeconfig with its certificate authority inside."""
+    document = yaml.safe_load(kubeconfig.read_text())
+    for entry in document["clusters"]:
+        authority = Path(entry["cluster"].pop("certificate-authority"))
+        entry["cluster"]["certificate-authority-data"] = base64.b64encode(authority.read_bytes()).decode()
+    copy = folder / "kubeconfig"
+    copy.write_text(yaml.safe_dump(document))
+    return copy
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5):
+                return
+        except (urllib.error.URLError, ConnectionError):
+            time.sleep(0.5)
+    pytest.fail(f"not ready:\n{log.read_text()[-3000:]}")
+
+
+def status(process: subprocess.Popen[bytes]) -> str:
+    return Path(f"/proc/{process.pid}/status").read_text()
