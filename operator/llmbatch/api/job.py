@@ -455,7 +455,7 @@ class LLMBatchJobSpec(StrictDocument):
     budget: Budget | None = None
     """A bound on the cost."""
     ttl_seconds_after_finished: Seconds | None = None
-    """How long a finished job keeps its head, for its logs; left out, 0. Its workers go at once, the job stays."""
+    """How long a finished job keeps its head, for its logs; left out, or in a Kueue queue, 0. The job itself stays."""
     image: ShortText | None = None
     """Runtime image of the Ray pods. Left out, the operator's default."""
     pod_overlay: dict[str, Any] = {}

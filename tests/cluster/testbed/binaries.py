@@ -40,6 +40,7 @@ PROGRAMS = {
     "helm": Program("helm", "helm.sh/helm/v4/cmd/helm"),
     "actionlint": Program("actionlint", "github.com/rhysd/actionlint/cmd/actionlint"),
     "gitops": Program("gitops"),
+    "kueue": Program("kueue", "sigs.k8s.io/kueue/cmd/kueue"),
     "helm-docs": Program("helm-docs", "github.com/norwoodj/helm-docs/cmd/helm-docs"),
 }
 

@@ -75,8 +75,8 @@ def queue(snapshot: Snapshot) -> str:
     return snapshot.job.labels.get(QUEUE_LABEL, "")
 
 
-def taken_back(snapshot: Snapshot) -> bool:
-    """Tell whether a queue took the cluster back: what ends then was ended by it."""
+def held_by_queue(snapshot: Snapshot) -> bool:
+    """Tell whether a queue holds the cluster back: what ends meanwhile was ended by it."""
     return snapshot.cluster is not None and snapshot.cluster.suspended
 
 

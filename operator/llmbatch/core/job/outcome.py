@@ -14,10 +14,10 @@ from llmbatch.api.progress import Progress
 from llmbatch.core.job.facts import (
     LIVE,
     head_pod,
+    held_by_queue,
     present_job,
     present_progress,
     ray_silent_seconds,
-    taken_back,
 )
 from llmbatch.core.job.snapshot import RayJobObservation, Snapshot
 from llmbatch.core.job.times import unix
@@ -65,7 +65,7 @@ def outcome(snapshot: Snapshot) -> Outcome:
     ended = _of_progress(present_progress(snapshot), present)
     if ended is None and present is not None:
         ended = _of_submission(present)
-    if ended is not None and ended.kind == "failed" and taken_back(snapshot):
+    if ended is not None and ended.kind == "failed" and held_by_queue(snapshot):
         ended = None
     return ended or _lost(snapshot, present) or ONGOING
 
