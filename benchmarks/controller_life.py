@@ -15,7 +15,7 @@ import time
 
 from aiohttp import web
 
-from controller_world import World, in_parallel, job, metric, namespace, operator, series, until
+from controller_world import World, actions, in_parallel, job, metric, namespace, operator, series, until
 from llmbatch.api.base import KIND
 from llmbatch.api.job import RowProgress
 from llmbatch.api.progress import Progress
@@ -82,12 +82,6 @@ class Lives(World):
 
     async def _capacity(self, request: web.Request) -> web.Response:
         return await self._progress(request)
-
-
-def actions() -> str:
-    """Return how often each action was carried out."""
-    counts = series("llmbatch_actions_total")
-    return ", ".join(f"{label.removeprefix('action=')} {count:.0f}" for label, count in counts.items())
 
 
 async def measure(kube: KubeClient, space: str, count: int, seconds: float) -> None:

@@ -15,7 +15,7 @@ import contextlib
 import random
 import time
 
-from controller_world import World, in_parallel, metric, namespace, operator, until
+from controller_world import World, actions, in_parallel, metric, namespace, operator, until
 from llmbatch.cluster.client import KubeClient
 
 TAINT = {"key": "aws-node-termination-handler/spot-itn", "effect": "NoSchedule", "value": "true"}
@@ -42,7 +42,8 @@ async def measure(kube: KubeClient, space: str, options: argparse.Namespace, see
             await in_parallel(taint(kube, node, sent, options.workers) for node in chosen[options.notices :])
             lost = await settle(world, sent)
             tell(f"seed {seed}, {len(sent)} of {nodes} nodes at once", world, sent, lost)
-            print(f"API writes since the start: {metric('llmbatch_api_writes'):.0f}", flush=True)
+            writes, statuses = metric("llmbatch_api_writes_total"), metric("llmbatch_status_writes_total")
+            print(f"API writes: {writes:.0f}, {statuses:.0f} of them statuses; {actions()}", flush=True)
     await world.remove_nodes()
 
 

@@ -91,6 +91,12 @@ def metric(name: str) -> float:
     return sum(series(name).values())
 
 
+def actions() -> str:
+    """Return how often the operator carried out each action."""
+    counts = series("llmbatch_actions_total")
+    return ", ".join(f"{label.removeprefix('action=')} {count:.0f}" for label, count in counts.items())
+
+
 def cpu_seconds(pid: int) -> float:
     """Return the CPU seconds of a process so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()

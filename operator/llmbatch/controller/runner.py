@@ -20,7 +20,7 @@ from llmbatch.cluster.projections import job_of
 from llmbatch.controller.metrics import JobFigures, Metrics, Recovery
 from llmbatch.controller.watch import JobKey
 from llmbatch.core.job.decide import decide
-from llmbatch.core.job.plan import Plan, SendCapacity
+from llmbatch.core.job.plan import Plan, SendCapacity, StopRayJob, SubmitRayJob
 from llmbatch.core.job.snapshot import JobObservation, Snapshot
 from llmbatch.errors import ForbiddenError, HeadError, LLMBatchError, RejectedError, StaleError, TransientError
 
@@ -142,12 +142,16 @@ class JobRunner:
     async def _act(self, plan: Plan, snapshot: Snapshot) -> float | None:
         """Carry out the actions up to the first that fails; return how soon to look again if one did.
 
-        The status does not depend on them: it says what was observed and what is intended.
+        A head that does not answer holds up only what is for the head. The status does not depend on any of it: it
+        says what was observed and what is intended.
         """
         if not plan.actions:
             return None
         head = await self._tools.observer.head_of(snapshot, self._memory)
+        soon: float | None = None
         for action in plan.actions:
+            if soon == HEAD_SECONDS and isinstance(action, SubmitRayJob | StopRayJob | SendCapacity):
+                continue
             try:
                 answer = await self._tools.applier.act(action, snapshot.job, self._memory, head)
             except (ForbiddenError, RejectedError) as error:
@@ -159,13 +163,14 @@ class JobRunner:
             except HeadError as error:
                 logger.info("%s: %s: %s", _name(self.key), action.action, error)
                 self._tools.metrics.errors.labels(type(error).__name__).inc()
-                return HEAD_SECONDS
+                soon = HEAD_SECONDS
+                continue
             self._tools.metrics.actions.labels(action.action).inc()
             if isinstance(action, SendCapacity):
                 self._delivered(action)
                 if answer is not None and answer.state in ("paused", "complete", "failed"):
-                    return 0.0
-        return None
+                    soon = 0.0
+        return soon
 
     def _delivered(self, sent: SendCapacity) -> None:
         """Measure, for each worker that the runtime hears of for the first time, how long that took."""

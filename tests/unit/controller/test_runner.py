@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from controllerkit import NOW, UID, job, running_snapshot, running_status
+from controllerkit import NOW, UID, cluster, job, running_snapshot, running_status
 from llmbatch.api.base import API_VERSION, KIND
 from llmbatch.api.job import LLMBatchJobStatus
 from llmbatch.controller.metrics import Metrics
 from llmbatch.controller.runner import HEAD_SECONDS, REFUSED_SECONDS, STALE_SECONDS, JobRunner, Tools
 from llmbatch.controller.watch import JobKey
-from llmbatch.core.job.snapshot import JobObservation, Snapshot
+from llmbatch.core.job.snapshot import JobObservation, Snapshot, WorkerGroupObservation
 from llmbatch.errors import (
     ApiServerError,
     ForbiddenError,
@@ -119,6 +119,15 @@ def test_a_head_that_does_not_answer_is_asked_again_soon():
     fakes = running_job()
     fakes.fails = {"SendCapacity": [HeadError("silent")]}
     assert one_pass(fakes) == HEAD_SECONDS
+
+
+def test_a_silent_head_does_not_hold_up_the_workers():
+    fakes = running_job()
+    groups = (WorkerGroupObservation(name="spot", index=0, replicas=1), *cluster().groups[1:])
+    fakes.snapshot = fakes.snapshot.model_copy(update={"cluster": cluster(groups=groups)})
+    fakes.fails = {"SendCapacity": [HeadError("silent")]}
+    assert one_pass(fakes) == HEAD_SECONDS
+    assert fakes.calls[:3] == ["observe", "SendCapacity", "PatchWorkerGroup"]
 
 
 def test_a_status_refused_is_read_anew_and_nothing_is_told():

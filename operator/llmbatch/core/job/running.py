@@ -57,9 +57,10 @@ def run(draft: Draft, spec: LLMBatchJobSpec) -> None:
     _create_missing(draft, spec, sizing)
     cluster = draft.snapshot.cluster
     if cluster is not None and cluster.owned and not cluster.deleting:
+        # The runtime first: it may have seconds until a worker goes, and KubeRay has none to make another one in.
+        _drive(draft, sizing)
         if not queue(draft.snapshot):
             draft.act(*resized(draft.snapshot, sizing))
-        _drive(draft, sizing)
     _set_degraded(draft, sizing)
     draft.again_in(_look_again(draft))
 
