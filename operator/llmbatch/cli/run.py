@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -137,7 +138,10 @@ def _interrupts(stop: threading.Event, console: Console) -> Iterator[None]:
 @contextmanager
 def _shown(console: Console, *, as_json: bool) -> Iterator[Callable[[Progress], None]]:
     if as_json:
-        yield lambda progress: typer.echo(json.dumps({"progress": progress.to_wire()}))
+        lines = sys.stdout
+        # Ray prints what a raylet reports to stdout, which is for JSON alone.
+        with redirect_stdout(sys.stderr):
+            yield lambda progress: typer.echo(json.dumps({"progress": progress.to_wire()}), file=lines)
     elif console.is_terminal:
         with Live(console=console, auto_refresh=False) as live:
             yield lambda progress: live.update(render(progress), refresh=True)
@@ -161,7 +165,8 @@ def _tell(job: LLMBatchJob, result: RunResult, console: Console, *, as_json: boo
         document = {"state": result.state, "error": result.error, "final": result.final}
         typer.echo(json.dumps({"result": document, "progress": result.progress.to_wire()}))
         return
-    for warning in result.progress.warnings:
+    # The live display has shown them, and stands above.
+    for warning in () if console.is_terminal else result.progress.warnings:
         console.print(f"[yellow]! {warning}[/yellow]")
     if result.error:
         console.print(result.error, style="red", markup=False)
