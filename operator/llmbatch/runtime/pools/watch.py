@@ -123,6 +123,8 @@ def configure_ray_data(monitor: PoolMonitor, reservation_ratio: float) -> None:
     context.target_max_block_size = None
     # A node that goes while a model loads is no fault of the job.
     context.max_consecutive_actor_init_deaths = 100
+    # What a stage or a commit raises reaches the driver as it is: its class says what the user does next.
+    context.raise_original_map_exception = True
     # Rows fail one by one, as error rows; a block that fails for the system's sake is run again.
     context.max_errored_blocks = 0
     # Capacity may stay away for hours; that is no reason to fail.
