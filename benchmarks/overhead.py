@@ -1,10 +1,11 @@
 """Rows a second of `llmbatch run` with a simulated engine that takes no time, against the same pipeline bare.
 
-    python benchmarks/overhead.py --rows 100000 --seeds 3
+    python benchmarks/overhead.py --rows 1000000 --seeds 3 --shard-rows 256 --shard-rows 10000
 
 The bare pipeline is what one would write with Ray Data alone: read_json, two map_batches with an actor pool of one,
 write_parquet. Both read the same files with the same Ray, one after the other in turns, each in a process of its own.
-Two times are compared, both with Ray's start: of the run, after the imports, and of the whole process.
+Two times are compared, both with Ray's start: of the run, after the imports, and of the whole process. A shard is
+committed with three requests and passes every stage as a task of its own: `--shard-rows` shows what its size costs.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ def write_input(folder: Path, rows: int, seed: int) -> None:
                 file.write(json.dumps({"id": f"r{row}", "text": " ".join(draw.choices(words, k=12))}) + "\n")
 
 
-def job(folder: Path, batch_size: int) -> Path:
-    common = {"engine": "simulated", "resources": {"cpus": 0.5}, "batchSize": batch_size}
+def job(folder: Path, shard_rows: int) -> Path:
+    common = {"engine": "simulated", "resources": {"cpus": 0.5}, "batchSize": BATCH}
     stages = [
         {"name": "one", "prompt": {"user": "Say: {{ text }}"}, **common},
         {"name": "two", "prompt": {"user": "Judge: {{ one }}"}, **common},
@@ -47,7 +48,8 @@ def job(folder: Path, batch_size: int) -> Path:
     spec = {
         "input": {"uri": f"{folder}/in/*.jsonl", "format": "jsonl", "idField": "id"},
         "stages": stages,
-        "output": {"uri": f"{folder}/ours"},
+        "output": {"uri": f"{folder}/ours-{shard_rows}"},
+        "shardRows": shard_rows,
     }
     path = folder / "job.yaml"
     path.write_text(
@@ -107,32 +109,39 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--shard-rows", type=int, action="append", help="256 if left out; may be repeated")
     parser.add_argument("--bare", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.bare is not None:
         bare(options.bare)
         return
-    ratios, whole_ratios = [], []
-    print("| seed | llmbatch, rows/s | bare, rows/s | ratio | ratio of the processes |\n|---|---|---|---|---|")
+    ratios: dict[int, list[float]] = {}
+    print("| seed | shardRows | llmbatch, rows/s | bare, rows/s | ratio | ratio of the processes |")
+    print("|---|---|---|---|---|---|")
     for seed in range(options.seeds):
         with tempfile.TemporaryDirectory(prefix="overhead-") as name:
             folder = Path(name)
             write_input(folder, options.rows, seed)
-            program = str(Path(sys.executable).parent / "llmbatch")
-            store = ["--object-store-mb", str(STORE_BYTES // 1_000_000), "--cpus", "4"]
-            ours_whole, last = timed([program, "run", str(job(folder, BATCH)), "--json", *store])
             bare_whole, printed = timed([sys.executable, __file__, "--bare", str(folder)])
-        if last["progress"]["rows"]["rowsCompleted"] != options.rows:
-            raise SystemExit(f"{last['progress']['rows']} instead of {options.rows} rows")
-        ours, base = last["progress"]["elapsedSeconds"], printed["seconds"]
-        ratios.append(base / ours)
-        whole_ratios.append(bare_whole / ours_whole)
-        print(
-            f"| {seed} | {options.rows / ours:,.0f} | {options.rows / base:,.0f} | {ratios[-1]:.2f} "
-            f"| {whole_ratios[-1]:.2f} |",
-            flush=True,
-        )
-    print(f"mean ratio {statistics.mean(ratios):.2f}, of the processes {statistics.mean(whole_ratios):.2f}")
+            for shard_rows in options.shard_rows or [256]:
+                whole, last = timed(ours(folder, shard_rows))
+                if last["progress"]["rows"]["rowsCompleted"] != options.rows:
+                    raise SystemExit(f"{last['progress']['rows']} instead of {options.rows} rows")
+                seconds, base = last["progress"]["elapsedSeconds"], printed["seconds"]
+                ratios.setdefault(shard_rows, []).append(base / seconds)
+                print(
+                    f"| {seed} | {shard_rows} | {options.rows / seconds:,.0f} | {options.rows / base:,.0f} "
+                    f"| {base / seconds:.2f} | {bare_whole / whole:.2f} |",
+                    flush=True,
+                )
+    for shard_rows, found in ratios.items():
+        print(f"shardRows {shard_rows}: mean ratio {statistics.mean(found):.2f}, least {min(found):.2f}")
+
+
+def ours(folder: Path, shard_rows: int) -> list[str]:
+    program = str(Path(sys.executable).parent / "llmbatch")
+    store = ["--object-store-mb", str(STORE_BYTES // 1_000_000), "--cpus", "4"]
+    return [program, "run", str(job(folder, shard_rows)), "--json", *store]
 
 
 if __name__ == "__main__":
