@@ -81,8 +81,7 @@ def ray_cluster_of(body: Body, job_uid: str | None = None) -> RayClusterObservat
     """Return what there is to know of a RayCluster; `owned` only where the job's uid is given and controls it."""
     metadata, spec, status = body["metadata"], body.get("spec") or {}, body.get("status") or {}
     conditions = {condition["type"]: condition for condition in status.get("conditions") or ()}
-    failure = conditions.get("ReplicaFailure", {})
-    text = failure.get("message", "") if failure.get("status") == "True" else ""
+    text = _replica_failure(conditions.get("ReplicaFailure", {}))
     if not text and status.get("state") == "failed":
         text = status.get("reason", "")
     return RayClusterObservation(
@@ -98,6 +97,13 @@ def ray_cluster_of(body: Body, job_uid: str | None = None) -> RayClusterObservat
         failure=text,
         groups=tuple(_group(index, group) for index, group in enumerate(spec.get("workerGroupSpecs") or ())),
     )
+
+
+def _replica_failure(condition: Body) -> str:
+    text: str = condition.get("message", "") if condition.get("status") == "True" else ""
+    # A pod that KubeRay was to delete and that went by itself, with its node: the next pass of KubeRay finds it so.
+    gone = text.startswith("FailedDelete") and text.rstrip().endswith("not found")
+    return "" if gone else text
 
 
 def pod_of(body: Body, gpu_resource: str, classify: Classify) -> ClusterPod:

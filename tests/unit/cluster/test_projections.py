@@ -73,12 +73,16 @@ def test_a_cluster_keeps_its_groups_in_order_and_who_was_told_to_go():
     assert not ray_cluster_of(body, "job-2").owned
 
 
+GONE = 'FailedDeleteWorkerPod\npods "summarise-spot-worker-f5z8b" not found'
+
+
 @pytest.mark.parametrize(
     ("conditions", "failure", "suspended"),
     [
         ([], "", False),
         ([{"type": "ReplicaFailure", "status": "True", "message": "quota"}], "quota", False),
         ([{"type": "ReplicaFailure", "status": "False", "message": "quota"}], "", False),
+        ([{"type": "ReplicaFailure", "status": "True", "message": GONE}], "", False),
         ([{"type": "RayClusterSuspended", "status": "True"}], "", True),
     ],
 )
