@@ -22,6 +22,7 @@ from llmbatch.controller.handlers import Handlers
 from llmbatch.controller.jobs import Jobs
 from llmbatch.controller.metrics import Metrics
 from llmbatch.controller.runner import Tools
+from llmbatch.controller.toggles import wake_on_change_only
 from llmbatch.controller.watch import Watch
 from llmbatch.core.job.children.names import JOB_LABEL
 from llmbatch.core.job.snapshot import OperatorSettings
@@ -29,7 +30,7 @@ from llmbatch.core.job.snapshot import OperatorSettings
 logger = logging.getLogger(__name__)
 
 INDICES = ("ray_clusters", "pods", "jobs_by_node", "nodes")
-LIST_CHUNK = 500
+LIST_CHUNK = 100
 """Objects a page of a first listing: 5 000 pods at once would be the peak of the operator's memory."""
 WATCH_SECONDS = 300
 """A watch is renewed this often, whatever the API server does with it."""
@@ -80,6 +81,7 @@ class Operator:
         """
         app = health.application(self.jobs.longest_pass, self.ready.is_set, self.metrics)
         self._server = await health.serve(app, self._options.host, self._options.port)
+        wake_on_change_only()
         try:
             await kopf.operator(
                 registry=self._registry(),

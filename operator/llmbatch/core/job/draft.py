@@ -84,11 +84,11 @@ class Draft:
         )
         self._conditions = set_condition(self._conditions, new)
 
-    def clear(self, kind: ConditionType, reason: str) -> None:
+    def clear(self, kind: ConditionType, reason: str, message: str = "") -> None:
         """Set a condition to false if it is in the status at all."""
         condition = self.condition(kind)
         if condition is not None and (condition.status != "False" or condition.reason != reason):
-            self.set(kind, False, reason)
+            self.set(kind, False, reason, message)
 
     def act(self, *actions: Action) -> None:
         """Add actions."""

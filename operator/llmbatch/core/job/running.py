@@ -44,7 +44,7 @@ def run(draft: Draft, spec: LLMBatchJobSpec) -> None:
     """Do what the written-down attempt needs next."""
     held_up = stall(draft.snapshot)
     if held_up is None:
-        draft.clear("Stalled", "Moving")
+        draft.clear("Stalled", "Moving", "Nothing holds the job up")
     else:
         draft.set("Stalled", True, held_up.reason, held_up.message, wavers=held_up.wavers)
         draft.because(held_up.message)
