@@ -88,6 +88,9 @@ def simulate(
         int | None, typer.Option(min=1, help="On-demand nodes to plan with; the trace's mean if unset.")
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML page with pictures here.")] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="Write an SVG of the first policy's GPUs and of every policy's rows here.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Show what policies make of a capacity trace, in virtual time: a day takes seconds.
@@ -105,6 +108,9 @@ def simulate(
         if report is not None:
             _write(report, study)
             console.print(f"report: {report}")
+        if picture is not None:
+            _draw(picture, study)
+            console.print(f"picture: {picture}")
     except UserError as error:
         raise _stopped(error, INVALID, console) from error
     except InternalError as error:
@@ -272,3 +278,12 @@ def _write(path: Path, study: _Study) -> None:
         sheets=_sheets(study),
         summaries=study.summaries,
     )
+
+
+def _draw(path: Path, study: _Study) -> None:
+    """Draw the runs of the first seed."""
+    from llmbatch.cli.simulate_pictures import spot_picture
+
+    runs = {summary.policy: summary.outcomes[0].series for summary in study.summaries}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(spot_picture(runs, study.bounds.clairvoyant), encoding="utf-8")

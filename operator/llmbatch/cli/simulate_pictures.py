@@ -65,14 +65,39 @@ def rows_picture(runs: Mapping[str, Series], bound: float) -> str:
         axes = figure.subplots()
         longest = max((series.seconds for series in runs.values()), key=lambda seconds: seconds[-1])
         unit, name = _time_unit(longest)
-        for color, (policy, series) in zip(COLORS, runs.items(), strict=False):
-            seconds, at = _sampled(series.seconds)
-            rows = [series.committed[index] for index in at]
-            axes.plot([second / unit for second in seconds], rows, label=policy, color=color, drawstyle="steps-post")
-        axes.axhline(bound, color=INK, linestyle=(0, (5, 4)), linewidth=1.2, label="clairvoyant bound")
+        _draw_rows(axes, runs, bound, unit)
         _finish(axes, name, "rows")
 
     return _svg(draw, height=3.2)
+
+
+def _draw_rows(axes: Any, runs: Mapping[str, Series], bound: float, unit: float) -> None:
+    for color, (policy, series) in zip(COLORS, runs.items(), strict=False):
+        seconds, at = _sampled(series.seconds)
+        rows = [series.committed[index] for index in at]
+        axes.plot([second / unit for second in seconds], rows, label=policy, color=color, drawstyle="steps-post")
+    axes.axhline(bound, color=INK, linestyle=(0, (5, 4)), linewidth=1.2, label="clairvoyant bound")
+
+
+def spot_picture(runs: Mapping[str, Series], bound: float) -> str:
+    """Draw a file of its own: who has the GPUs under the first policy, and below every policy's rows and the bound.
+
+    The ink follows the reader's light or dark theme.
+    """
+
+    def draw(figure: Any) -> None:
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+        first = next(iter(runs.values()))
+        unit, name = _time_unit(first.seconds)
+        seconds, at = _sampled(first.seconds)
+        _draw_gpus(upper, [second / unit for second in seconds], first, at)
+        _finish(upper, "", "GPUs")
+        _draw_rows(lower, runs, bound, unit)
+        _finish(lower, name, "rows")
+
+    style = "<style>svg { color: #1c1e21 } @media (prefers-color-scheme: dark) { svg { color: #e6e8eb } }</style>"
+    head, body = _svg(draw, height=5.4).split(">", 1)
+    return f"{head}>{style}{body}"
 
 
 def waterfall_picture(shares: Mapping[str, Mapping[str, float]]) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean
 
+from llmbatch.core.capacity.trace import Trace
 from llmbatch.simulator.oracle import Efficiency, efficiency
 
 WATERFALL = ("useful", "load", "switch", "starved", "blocked", "redo", "detection", "unallocated")
@@ -29,6 +32,49 @@ class Series:
     loading: Sequence[float]
     queued: Mapping[str, Sequence[float]]
     committed: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Unserved:
+    """How long rows waited for a stage without a ready replica while there were GPUs for every stage.
+
+    `share` is of the time with that many GPUs, `longest_seconds` of one stage at a stretch.
+    """
+
+    share: float
+    longest_seconds: float
+
+
+def unserved(series: Series, gpus_for_all: int) -> Unserved:
+    """Measure it; `gpus_for_all` are one replica's of each stage. The first stage counts only where its input ends."""
+    enough = some = longest = 0.0
+    lasted = dict.fromkeys(series.queued, 0.0)
+    for index, (start, end) in enumerate(pairwise(series.seconds)):
+        served = series.gpus[index] < gpus_for_all
+        without = (
+            []
+            if served
+            else [name for name, queued in series.queued.items() if queued[index] > 0 and not series.ready[name][index]]
+        )
+        lasted = {name: lasted[name] + end - start if name in without else 0.0 for name in lasted}
+        longest = max(longest, *lasted.values(), 0.0)
+        enough += 0.0 if served else end - start
+        some += end - start if without else 0.0
+    return Unserved(some / enough if enough else 0.0, longest)
+
+
+def short_windows(trace: Trace, series: Series, gpus_for_all: int, least_seconds: float) -> tuple[int, int]:
+    """Count long stretches of the same nodes, too few for every stage, and those of them in which no row came out."""
+    found = stuck = 0
+    for start, end, nodes in trace.windows():
+        if 0 < len(nodes) * trace.gpus_per_node < gpus_for_all and end - start > least_seconds:
+            found += 1
+            stuck += _committed(series, start) == _committed(series, end)
+    return found, stuck
+
+
+def _committed(series: Series, seconds: float) -> float:
+    return series.committed[max(0, bisect_right(series.seconds, seconds) - 1)]
 
 
 @dataclass(frozen=True)

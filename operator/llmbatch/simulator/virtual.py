@@ -18,8 +18,6 @@ from llmbatch.core.capacity.trace import Change, Trace
 from llmbatch.errors import InputError
 from llmbatch.simulator.compare import WATERFALL, Series
 
-TICK_SECONDS = 5.0
-"""The policy is asked this often, and at every change of the nodes."""
 JITTER = 0.2
 """Batches take their service time within this share, evenly spread, so that the mean stays."""
 
@@ -44,12 +42,16 @@ class SimulatedStage:
 
 @dataclass(frozen=True)
 class Workload:
-    """A chain of stages, rows a batch, batches that may wait before a stage, and seconds of notice."""
+    """A chain of stages, rows a batch, batches that may wait before a stage, and seconds of notice.
+
+    The policy is asked every `tick_seconds`, and at every change of the nodes.
+    """
 
     stages: Sequence[SimulatedStage]
     batch_rows: int = 16
     buffer_batches: int = 125
     notice_seconds: float = 0.0
+    tick_seconds: float = 5.0
 
 
 @dataclass(eq=False)
@@ -155,7 +157,7 @@ class World:
 
     def _tick(self, _: None) -> None:
         self._decide()
-        self._at(self._now + TICK_SECONDS, self._tick, None)
+        self._at(self._now + self._workload.tick_seconds, self._tick, None)
         self._sample()
 
     def _notice(self, noticed: tuple[Sequence[str], float]) -> None:

@@ -83,6 +83,17 @@ def test_a_report_is_one_file_that_needs_nothing_else(tmp_path: Path) -> None:
     assert not re.search(r"<(script|link|img)|(src|href)=\"http", text)
 
 
+def test_a_picture_is_one_file_that_follows_the_theme(tmp_path: Path) -> None:
+    path = tmp_path / "out" / "run.svg"
+    done = simulate("--trace", TRACE, "--load", "3", "--seeds", "1", "--policy", "ours", "--picture", str(path))
+    assert done.exit_code == 0, done.output
+    text = path.read_text()
+    assert text.startswith("<svg")
+    assert "prefers-color-scheme: dark" in text
+    for word in ("stage 1", "loading", "clairvoyant bound"):
+        assert word in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

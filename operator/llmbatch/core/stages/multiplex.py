@@ -31,9 +31,9 @@ FLOOR_WORTH = 1.2
 """Stages go without a replica, where each could have one, only for this much more speed."""
 LEAST_BATCHES = 4
 """Batches a full buffer has for each of a stage's replicas, two of them at least: less comes and goes by chance."""
-LONGEST_CYCLE_LOADS = 2.7
-"""Where GPUs are fewer than stages a cycle takes this many times as long as all its loads one after the other: rows
-come out within three times the loads."""
+LONGEST_CYCLE_LOADS = 2.1
+"""Where GPUs are fewer than stages a cycle that keeps them all busy takes this many times as long as all its loads one
+after the other. Turns overlap worse than that, and rows come out within three times the loads."""
 BUFFER_USED = 0.9
 """A buffer counts as full before it blocks: a stage that is blocked would hold its turn for nothing."""
 
