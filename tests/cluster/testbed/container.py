@@ -163,7 +163,8 @@ def _script(launch: Launch) -> str:
 
 
 def _mount(mount: Mount, root: Path) -> list[str]:
-    target = shlex.quote(f"{root}{mount.target}")
+    # A link such as /var/run would lead out of the container: it is followed here, where the same files are.
+    target = shlex.quote(f"{root}{os.path.realpath(mount.target)}")
     if mount.source is None:
         return [f"mkdir -p {target} && mount -t tmpfs -o mode=1777 none {target}"]
     source = shlex.quote(str(mount.source))
