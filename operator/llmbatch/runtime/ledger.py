@@ -229,10 +229,8 @@ class Ledger:
 
     def read_final(self) -> Final | None:
         """Return the last of `finals`, None while the job is not complete."""
-        final = None
-        for final in self.finals():  # noqa: B007 - the last one
-            pass
-        return final
+        finals = list(self.finals())
+        return finals[-1] if finals else None
 
     def winners(self, final: Final | None = None) -> Iterator[Winner]:
         """Read the winning parts off a final, the last one when left out, in input order.

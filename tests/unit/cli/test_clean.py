@@ -19,6 +19,7 @@ from llmbatch.cli.main import app
 from llmbatch.runtime.finalize import finalize
 from llmbatch.runtime.ledger import Ledger
 from llmbatch.runtime.outputs import write_shard
+from llmbatch.runtime.records import RetryPlan
 
 KEYS = shard_keys(files=1, shards=3, rows=2)
 DAY = 86_400
@@ -91,6 +92,16 @@ def test_a_job_that_just_ended_keeps_everything(complete: Path) -> None:
     before = parts(complete)
     result = clean(complete, "--delete", "--grace", str(2 * DAY))
     assert (result.exit_code, "nothing goes before the job's end is 172,800 s ago" in result.output) == (0, True)
+    assert parts(complete) == before
+
+
+def test_a_retry_that_is_under_way_keeps_everything(complete: Path) -> None:
+    ledger = Ledger.find(job(complete).spec.output)
+    ledger.create_retry_plan(1, RetryPlan(request="a", started_at=datetime.now(UTC), shards=(str(KEYS[0]),)))
+    before = parts(complete)
+    result = clean(complete, "--delete", "--grace", "0")
+    assert result.exit_code == 2
+    assert "a retry of its failed rows is not complete" in result.output
     assert parts(complete) == before
 
 
