@@ -29,10 +29,16 @@ from typing import Any
 
 from llmbatch.core.capacity.trace import Trace
 from llmbatch.simulator.oracle import OracleStage, most_rows
+from llmbatch.simulator.study import POLICIES
 from llmbatch.simulator.trace import read_trace
+from llmbatch.simulator.virtual import SimulatedStage, Workload, World
 
 BATCH_ROWS = 16
 TRACES = Path(__file__).parents[1] / "examples" / "traces"
+SIMULATED = {"balanced": "ours", "rayReservation": "ray-reservation"}
+"""The simulator's name of a policy; it has none like Ray's own autoscaler."""
+ARBITER_TICK_SECONDS = 0.5
+"""How often the real run decides."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +121,17 @@ def oracle_rows(seed: int, load: float, options: argparse.Namespace) -> float:
     return most_rows(read_trace(options.trace, seed=seed), stages)
 
 
+def simulated_rows(one: Run, options: argparse.Namespace) -> float | None:
+    """Return the rows of the same case in the simulator; None for a policy that it has not."""
+    if one.policy not in SIMULATED:
+        return None
+    services = [float(part) for part in options.service.split(",")]
+    stages = [SimulatedStage(f"stage{number}", seconds, one.load_seconds) for number, seconds in enumerate(services, 1)]
+    workload = Workload(stages, BATCH_ROWS, notice_seconds=options.notice or 0.0, tick_seconds=ARBITER_TICK_SECONDS)
+    trace = read_trace(options.trace, seed=one.seed)
+    return World(trace, workload, POLICIES[SIMULATED[one.policy]](trace, workload), seed=one.seed).run().rows
+
+
 def _watch(here: Path, end: float, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Run the job until the trace has ended, and return its progress; seconds count from the first one on."""
     program = str(Path(sys.executable).parent / "llmbatch")
@@ -163,16 +180,21 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="folder for the progress of every run, one JSON line a tick")
     options = parser.parse_args()
     policies = options.policy or ["balanced", "rayReservation", "stock"]
-    print("| policy | seed | rows | by window | load, s | oracle | E |\n|---|---|---|---|---|---|---|", flush=True)
+    print(
+        "| policy | seed | rows | by window | load, s | oracle | E | simulated E |\n|---|---|---|---|---|---|---|---|",
+        flush=True,
+    )
     found = []
     for seed in range(options.first_seed, options.first_seed + options.seeds):
         runs = [run(policy, seed, options) for policy in policies]
         bound = oracle_rows(seed, min(one.load_seconds for one in runs), options)
         for one in runs:
             windows = ", ".join(map(str, one.by_window))
+            rows = simulated_rows(one, options)
+            simulated = "-" if rows is None else f"{rows / bound:.2f}"
             print(
                 f"| {one.policy} | {seed} | {one.rows:,} | {windows} | {one.load_seconds:.1f} | {bound:,.0f} "
-                f"| {one.rows / bound:.2f} |",
+                f"| {one.rows / bound:.2f} | {simulated} |",
                 flush=True,
             )
         found += runs
