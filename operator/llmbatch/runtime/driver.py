@@ -21,7 +21,7 @@ from llmbatch.core.job.failure import error_rate_exceeded
 from llmbatch.errors import ErrorRateError, InternalError, LLMBatchError
 from llmbatch.runtime import pipeline
 from llmbatch.runtime.desired import Desired
-from llmbatch.runtime.embedded import RunOptions, embedded_ray, most_gpus_of_a_node
+from llmbatch.runtime.embedded import RunOptions, embedded_ray, most_gpus_of_a_node, most_starting
 from llmbatch.runtime.engines.checks import check_engines, check_gpus
 from llmbatch.runtime.finalize import finalize
 from llmbatch.runtime.history import History
@@ -160,7 +160,9 @@ class _Attempt:
         self.history = History()
         missing = missing_names()
         policy = self.spec.allocation.policy
-        self.arbiter = None if policy == "stock" or missing else Arbiter(self.spec, policy, desired)
+        self.arbiter = (
+            None if policy == "stock" or missing else Arbiter(self.spec, policy, desired, most_starting(options))
+        )
         self.monitor = PoolMonitor(self.arbiter)
         self.rates = {name: Rate() for name in ["", *(stage.name for stage in self.spec.stages)]}
         self.started = time.monotonic()

@@ -19,6 +19,7 @@ from llmbatch.api.capacity import Capacity, DoomedWorker
 from llmbatch.core.capacity.trace import Trace
 from llmbatch.errors import InternalError, RayStartError
 from llmbatch.runtime.desired import Desired
+from llmbatch.runtime.pools.spares import PRELOADED
 
 LEAST_CPUS = 4
 """Ray's CPUs are a count, not cores: below this a chain of stages has no room beside its reads and commits."""
@@ -71,6 +72,11 @@ def most_gpus_of_a_node(options: RunOptions) -> int | None:
     return max(int(node["Resources"].get("GPU", 0)) for node in ray.nodes())
 
 
+def most_starting(options: RunOptions) -> int | None:
+    """Return how many replicas may start at a time; None where nodes have their processors for themselves."""
+    return None if options.capacity is None else max(2, os.cpu_count() or 1) + 1
+
+
 class Step(NamedTuple):
     """One thing that happens to the nodes, at a second of the trace."""
 
@@ -105,6 +111,9 @@ def embedded_ray(options: RunOptions, desired: Desired) -> Iterator[None]:
         RayStartError: Ray's processes did not come up, or the cluster does not answer.
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # One process less to start before the first row; it would count for Ray's makers what is run.
+    os.environ.setdefault("RAY_DATA_USAGE_DISABLED", "1")
+    os.environ.setdefault("RAY_preload_python_modules", ",".join(PRELOADED))
     import ray
 
     quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from llmbatch.runtime.pools.bound import BoundTasks
+
 BATCHES_REMEMBERED = 64
 """Durations kept for the 95th percentile."""
 
@@ -84,6 +86,7 @@ class StagePool:
         pool.min_size = pool.initial_size = lambda: 0
         self._keep_retiring_out(pool)
         self._time_tasks(pool)
+        self._bound = BoundTasks(self.operator, pool)
 
     def account(self) -> None:
         """Count the time since the last call for the replicas that work. At every scheduling step.
@@ -153,26 +156,39 @@ class StagePool:
         self._pool.scale(ActorPoolScalingRequest.upscale(delta=count, reason=reason))
 
     def cancel(self, ids: Collection[str]) -> None:
-        """Give up replicas that are not ready yet."""
+        """Give up replicas that are not ready yet.
+
+        They are killed: a mere release waits for their first call, and with it for a GPU and a whole load.
+        """
+        import ray
+
         pool = self._pool
         for ref, actor in list(pool._pending_actors.items()):
             if pool._get_actor_logical_id(actor) in ids:
                 # Ray Data removes the first pending actor; this makes it the one that is meant.
                 pool._pending_actors = {ref: actor, **pool._pending_actors}
-                pool._try_remove_pending_actor()
+                if pool._try_remove_pending_actor():
+                    ray.kill(actor)
 
     def retire(self, ids: Collection[str]) -> None:
         """Let exactly these replicas get no more tasks; one that is left out again serves on."""
         self._retiring = frozenset(ids)
 
     def reap(self) -> None:
-        """Release what holds a place without use: retired replicas without tasks, restarting ones with none."""
+        """Release what holds a place without use: retired replicas without tasks, and those that lost their node.
+
+        A lost replica's tasks go to the others; what it would cost to start again, a new one costs where it is wanted.
+        """
         pool = self._pool
         for actor, state in list(pool._running_actors.items()):
+            if state.is_restarting and state.num_tasks_in_flight:
+                self._submitted.pop(actor, None)
+                self._bound.take_back(actor)
             leaves = state.is_restarting or self._id(actor) in self._retiring
             if leaves and state.num_tasks_in_flight == 0:
                 pool._release_running_actor(actor)
                 self._submitted.pop(actor, None)
+        self._bound.dispatch()
 
     def _running(self) -> Iterator[Replica]:
         for actor, state in self._pool._running_actors.items():

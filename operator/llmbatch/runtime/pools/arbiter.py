@@ -28,6 +28,7 @@ from llmbatch.runtime.pools.drains import DrainTally
 from llmbatch.runtime.pools.estimates import StageEstimates
 from llmbatch.runtime.pools.nodes import RayNode, doomed_nodes, drain, live_nodes
 from llmbatch.runtime.pools.room import Room, missing_replicas
+from llmbatch.runtime.pools.spares import SHARED_PAUSE_SECONDS, Spares
 
 logger = logging.getLogger(__name__)
 
@@ -56,15 +57,26 @@ class Decision:
 class Arbiter:
     """Sizes the stages' pools. `latest` is safe to call from another thread."""
 
-    def __init__(self, spec: LLMBatchJobSpec, policy: Literal["balanced", "rayReservation"], desired: Desired) -> None:
-        """Size the pools of `spec`'s stages by `policy`, with what `desired` says of the capacity."""
+    def __init__(
+        self,
+        spec: LLMBatchJobSpec,
+        policy: Literal["balanced", "rayReservation"],
+        desired: Desired,
+        most_starting: int | None = None,
+    ) -> None:
+        """Size the pools of `spec`'s stages by `policy`, with what `desired` says of the capacity.
+
+        `most_starting` replicas start at a time: where nodes share a machine's processors each waits for the others.
+        """
         self._stages = spec.stages
         self._shard_rows = spec.shard_rows
         self._desired = desired
+        self._most_starting = most_starting
         self._options = AllocationOptions(policy=policy, reservation_ratio=spec.allocation.reservation_ratio)
         self._estimates = [StageEstimates(stage) for stage in spec.stages]
         self._pools: Sequence[StagePool] = ()
         self._next_tick = 0.0
+        self._spares = Spares(0.0 if most_starting is None else SHARED_PAUSE_SECONDS)
         self._drained: set[str] = set()
         self._tally = DrainTally()
         self._decision: Decision | None = None
@@ -120,6 +132,7 @@ class Arbiter:
         announced = doomed_nodes(nodes, _without_lost(capacity), now)
         self._tally.update(doomed, announced, {node.id for node in nodes}, self._drained, now)
         self._grow(views, seen, allocation)
+        self._tend_spares([node for node in nodes if node.id not in doomed and not node.draining])
         self._publish(nodes, allocation)
 
     def _view(self, stage: Stage, pool: StagePool, estimates: StageEstimates) -> PoolView:
@@ -148,9 +161,27 @@ class Arbiter:
     def _grow(self, views: Sequence[PoolView], capacity: CapacityView, allocation: Allocation) -> None:
         """Start what is missing, but no more than finds room now: a replica that waits for a GPU gets in the way."""
         room = Room(views, capacity)
+        starting = sum(replica.pending for pool in self._pools for replica in pool.replicas())
         for index in missing_replicas(views, capacity, allocation.targets):
+            if self._most_starting is not None and starting >= self._most_starting:
+                return
             if room.take(views[index]):
+                starting += 1
                 self._pools[index].grow(1, allocation.targets[index].explanation)
+            elif moved := room.in_the_way(views[index], views):
+                self._move(moved, allocation)
+                return
+
+    def _move(self, moved: frozenset[str], allocation: Allocation) -> None:
+        """Let replicas leave that another tick starts again elsewhere."""
+        for pool, target in zip(self._pools, allocation.targets, strict=True):
+            pool.retire(target.retire | moved)
+
+    def _tend_spares(self, nodes: Sequence[RayNode]) -> None:
+        replicas = [replica for pool in self._pools for replica in pool.replicas()]
+        started = {replica.id: replica.node for replica in replicas if replica.node and not replica.restarting}
+        calm = not any(replica.pending or replica.restarting for replica in replicas)
+        self._spares.tend(nodes, started, calm=calm, now=time.monotonic())
 
     def _drain(self, doomed: dict[str, float]) -> None:
         """Tell Ray of nodes that go, once nothing works there: Ray sends no task to a node that drains."""

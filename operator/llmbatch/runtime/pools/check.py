@@ -11,8 +11,10 @@ def missing_names() -> str:
         from ray.data._internal.actor_autoscaler import ActorAutoscaler, ActorPoolScalingRequest
         from ray.data._internal.execution.execution_callback import ExecutionCallback
         from ray.data._internal.execution.interfaces.op_runtime_metrics import OpRuntimeMetrics
+        from ray.data._internal.execution.interfaces.physical_operator import DataOpTask
         from ray.data._internal.execution.operators.actor_pool_map_operator import (
             ActorPoolMapOperator,
+            _ActorPool,
             _ActorState,
             _NodeAwareActorPool,
         )
@@ -24,13 +26,17 @@ def missing_names() -> str:
         return str(error)
     needed: tuple[tuple[object, tuple[str, ...]], ...] = (
         (ActorAutoscaler, ("try_trigger_scaling",)),
-        (ActorPoolMapOperator, ("get_autoscaling_actor_pools", "get_actor_info")),
+        (
+            ActorPoolMapOperator,
+            ("_submit_data_task", "_try_schedule_tasks_internal", "get_actor_info", "get_autoscaling_actor_pools"),
+        ),
         (ActorPoolScalingRequest, ("upscale",)),
+        (DataOpTask, ("get_waitable", "has_pending_emits", "is_drained", "mark_done", "pending_block_ref")),
         (ExecutionCallback, ("before_execution_starts", "on_execution_step", "after_execution_succeeds")),
         (InnerGcsClient, ("drain_node",)),
         (MapOperator, ("has_execution_finished", "metrics")),
         (MapTransformer, ("get_transform_fns",)),
-        (OpRuntimeMetrics, ("on_task_finished",)),
+        (OpRuntimeMetrics, ("on_input_queued", "on_task_finished")),
         (OpState, ("total_enqueued_input_blocks",)),
         (OutputBlockSizeOption, ("of",)),
         (state, ("get_draining_nodes",)),
@@ -53,10 +59,22 @@ def missing_names() -> str:
         ),
     )
     missing = [_name(owner, name) for owner, names in needed for name in names if not hasattr(owner, name)]
+    assigned = (
+        (ActorPoolMapOperator, ("_bundle_queue",)),
+        (MapOperator, ("_data_tasks", "_next_data_task_idx", "_output_queue")),
+        (OpRuntimeMetrics, ("_pending_task_inputs", "_running_tasks")),
+        (_ActorPool, ("_pending_actors", "_running_actors")),
+    )
+    missing += [_name(owner, name) for owner, names in assigned for name in names if not _assigns(owner, name)]
     fields = getattr(_ActorState, "__dataclass_fields__", {})
     wanted = ("num_tasks_in_flight", "actor_location", "is_restarting")
     missing += [f"_ActorState.{name}" for name in wanted if name not in fields]
     return ", ".join(missing)
+
+
+def _assigns(owner: type, name: str) -> bool:
+    """Tell whether the class gives its instances an attribute when it makes them."""
+    return name in owner.__init__.__code__.co_names  # type: ignore[misc]
 
 
 def _name(owner: object, name: str) -> str:

@@ -21,6 +21,8 @@ class RayNode:
     """Ray's hex id."""
     address: str
     """Its IP address."""
+    port: int
+    """Where its raylet listens."""
     hostname: str
     """Its host name: in Kubernetes the pod's name."""
     gpus: float
@@ -49,6 +51,7 @@ def _node(node: dict[str, Any], draining: bool) -> RayNode:
     return RayNode(
         id=node["NodeID"],
         address=node["NodeManagerAddress"],
+        port=node["NodeManagerPort"],
         hostname=node["NodeManagerHostname"],
         gpus=resources.get("GPU", 0.0),
         cpus=resources.get("CPU", 0.0),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from llmbatch.core.stages.balance import staying
 from llmbatch.core.stages.model import CapacityView, PoolView, Target
@@ -41,20 +41,62 @@ class Room:
         self._left -= pool.gpus
         return True
 
-    def _place(self, pool: PoolView) -> bool:
-        fits = [
-            (free, node)
-            for node, free in self._free.items()
-            if free >= pool.gpus > 0 and pool.accelerator in ("", self._accelerators[node])
+    def in_the_way(self, wanted: PoolView, pools: Sequence[PoolView]) -> frozenset[str]:
+        """Return the replicas to move so that one of `wanted` fits: its GPUs are free, but not on one node.
+
+        They are the smaller ones of the node where the fewest rows are in work, and they fit into what is free on the
+        others. Empty where no move helps, or where somebody is leaving already.
+        """
+        if any(replica.state == "retiring" for pool in pools for replica in pool.replicas):
+            return frozenset()
+        moves = [move for node in self._free if (move := self._move(node, wanted, pools)) is not None]
+        return min(moves, default=(0, frozenset[str]()), key=lambda move: move[0])[1]
+
+    def _move(self, node: str, wanted: PoolView, pools: Sequence[PoolView]) -> tuple[int, frozenset[str]] | None:
+        """Return the rows in work and the ids of the replicas that would make room on a node; None if none would."""
+        if wanted.accelerator not in ("", self._accelerators[node]) or wanted.gpus > self._left:
+            return None
+        smaller = [
+            (replica, pool)
+            for pool in pools
+            for replica in pool.replicas
+            if replica.node == node and replica.state == "ready" and 0 < pool.gpus < wanted.gpus
         ]
-        if not fits:
+        others = dict(self._free)
+        free, rows, moved = others.pop(node), 0, set[str]()
+        for replica, pool in sorted(smaller, key=lambda held: (held[0].in_flight_rows, held[0].id)):
+            if free >= wanted.gpus:
+                break
+            place = self._fullest(others, pool)
+            if place is not None:
+                others[place] -= pool.gpus
+                free += pool.gpus
+                rows += replica.in_flight_rows
+                moved.add(replica.id)
+        return (rows, frozenset(moved)) if free >= wanted.gpus else None
+
+    def _place(self, pool: PoolView) -> bool:
+        node = self._fullest(self._free, pool)
+        if node is None:
             return False
-        self._free[min(fits)[1]] -= pool.gpus
+        self._free[node] -= pool.gpus
         return True
+
+    def _fullest(self, free: Mapping[str, int], pool: PoolView) -> str | None:
+        """Return the node with the least room that a replica fits into."""
+        fits = [
+            (gpus, node)
+            for node, gpus in free.items()
+            if gpus >= pool.gpus > 0 and pool.accelerator in ("", self._accelerators[node])
+        ]
+        return min(fits)[1] if fits else None
 
 
 def missing_replicas(pools: Sequence[PoolView], capacity: CapacityView, targets: Sequence[Target]) -> Iterator[int]:
-    """Yield the positions of the pools to grow by one each, the one that has the least of its target first."""
+    """Yield the positions of the pools to grow by one each, the one that has the least of its target first.
+
+    Of several one that has rows waiting comes first, then the one nearest the source: it feeds the others.
+    """
     have = [
         sum(pool.replicas[position].id not in target.retire for position in staying(pool, capacity))
         for pool, target in zip(pools, targets, strict=True)
@@ -63,6 +105,6 @@ def missing_replicas(pools: Sequence[PoolView], capacity: CapacityView, targets:
         short = [index for index, target in enumerate(targets) if have[index] < target.replicas]
         if not short:
             return
-        index = min(short, key=lambda index: (have[index] / targets[index].replicas, -index))
+        index = min(short, key=lambda one: (have[one] / targets[one].replicas, not pools[one].queued_rows, one))
         have[index] += 1
         yield index
