@@ -52,7 +52,7 @@ def _counts(
 ) -> tuple[list[int], bool]:
     if options.policy == "rayReservation":
         return reserved(pools, needs, room, options.reservation_ratio), False
-    turns = plan_turns(pools, needs, room.gpus, options.buffer_rows)
+    turns = plan_turns(pools, needs, room, options.buffer_rows)
     if pools[0].upstream_done and pools[0].queued_rows < turns.full:
         best = fill(pools, needs, room.copy(), [0] * len(pools))
         if all(count or not need.most for count, need in zip(best, needs, strict=True)):

@@ -42,16 +42,21 @@ BUFFER_USED = 0.9
 class Turns:
     """How stages share GPUs: `shares` are replicas by stage, `full` the rows at which a buffer counts as full.
 
-    `all_served` says that every stage has a replica at any time.
+    `least` replicas a stage has at any time, and `all_served` says that every stage has one.
     """
 
     shares: Sequence[float]
+    least: Sequence[int]
     full: float
     all_served: bool
 
 
-def plan_turns(pools: Sequence[PoolView], needs: Sequence[Demand], gpus: int, buffer_rows: int) -> Turns:
-    """Return the shares: at least one replica each, unless GPUs are too few, or going without is far better."""
+def plan_turns(pools: Sequence[PoolView], needs: Sequence[Demand], room: Slots, buffer_rows: int) -> Turns:
+    """Return the shares: at least one replica each, unless GPUs are too few, or going without is far better.
+
+    Where there are enough, but not of the kind or not on a node that stages need, nobody has a GPU for good.
+    """
+    gpus = room.gpus
     work = sum(need.per_row for need in needs if need.gpus) or 1.0
     done = sum(pool.finished_rows * need.per_row for pool, need in zip(pools, needs, strict=True) if need.gpus) / work
     one_each = [min(1, need.most) for need in needs]
@@ -61,14 +66,18 @@ def plan_turns(pools: Sequence[PoolView], needs: Sequence[Demand], gpus: int, bu
     served = fluid(needs, gpus, one_each if gpus < _gpus(needs, minima) else minima)
     loads = _loads(pools, needs, free) / work
     cost = math.sqrt(2 * loads / (done + loads)) if loads else 0.0
-    all_served = not few and _pace(needs, free) * (1 - cost) <= FLOOR_WORTH * _pace(needs, served)
+    places = room.copy()
+    fit = all(places.take_up_to(pools[index], one_each[index]) == one_each[index] for index in hardest_first(pools))
+    all_served = fit and not few and _pace(needs, free) * (1 - cost) <= FLOOR_WORTH * _pace(needs, served)
     if all_served:
         loads = _loads(pools, needs, served) / work
     a_batch = max(pool.batch_rows for pool in pools)
     replicas = gpus / max(1, _gpus(needs, one_each))
     full = max(LEAST_BATCHES * a_batch * max(2.0, replicas), math.sqrt(2 * (done + loads) * loads))
     most = min(BUFFER_USED * buffer_rows, _longest_cycle(pools, needs, gpus) / work if few else math.inf)
-    return Turns(served if all_served else free, min(full, max(most, 2.0 * a_batch)), all_served)
+    shares = served if all_served else free
+    least = [math.floor(share + ROUNDING) if fit or few else 0 for share in shares]
+    return Turns(shares, least, min(full, max(most, 2.0 * a_batch)), all_served)
 
 
 def _gpus(needs: Sequence[Demand], replicas: Sequence[int]) -> int:
@@ -112,7 +121,6 @@ def take_turns(
     found = [0] * len(pools)
     stages = range(len(pools))
     held = [len(serving(pool, capacity)) for pool in pools]
-    least = [math.floor(share + ROUNDING) for share in turns.shares]
     most = [min(need.most, math.ceil(share - ROUNDING)) for need, share in zip(needs, turns.shares, strict=True)]
     keep = [min(count, limit) for count, limit in zip(held, most, strict=True)]
     free = [_room(pools, index, turns.full) for index in stages]
@@ -125,7 +133,7 @@ def take_turns(
 
     if turns.all_served:
         give(hardest_first(pools), [min(1, need.most) for need in needs])
-    give(hardest_first(pools), least)
+    give(hardest_first(pools), turns.least)
     give([index for index in by_work if free[index] > 0 and _all_busy(pools, index, held[index])], keep)
     give([index for index in by_work if does[index] >= WORTH_A_LOAD], most)
     give(by_work, keep)

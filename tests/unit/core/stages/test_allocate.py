@@ -184,6 +184,15 @@ def test_accelerators_are_kept_apart() -> None:
     assert counts(allocate(chain, mixed, NOW, BALANCED))[1] <= 2
 
 
+def test_stages_take_turns_on_the_one_gpu_that_suits_both() -> None:
+    """There are GPUs for all, but of another kind."""
+    mixed = CapacityView([NodeView("n0", 1, accelerator="H100"), NodeView("n1", 5, accelerator="T4")])
+    chain = [pool(1, accelerator="H100"), pool(1, accelerator="H100"), pool(1, accelerator="T4")]
+    assert counts(allocate(chain, mixed, NOW, BALANCED))[:2] == [1, 0]
+    [first] = placed(chain[:1], [1])
+    assert counts(allocate([first, replace(chain[1], queued_rows=5_000), chain[2]], mixed, NOW, BALANCED))[:2] == [0, 1]
+
+
 def test_a_finished_stage_gives_its_gpus_away() -> None:
     pools = [
         pool(1, done=True, upstream_done=True),
