@@ -22,7 +22,7 @@ POINTS = 240
 WIDTH, ROW_HEIGHT = 22.0, 0.36
 """Inches of the picture's width, and of one row of Grafana's grid."""
 MOST_LEGENDS = 6
-UNITS = {"s": "s", "bytes": "B", "percent": "%", "rowsps": "rows/s", "reqps": "/s"}
+UNITS = {"s": "s", "bytes": "B", "percent": "%", "rowsps": "/s", "reqps": "/s"}
 
 
 def ask(prometheus: str, query: str, start: float, end: float, step: float) -> list[dict[str, Any]]:
@@ -92,11 +92,12 @@ def _fill(axes: Any, panel: dict[str, Any], series: list[tuple[str, Any]], start
         if drawn:
             axes.plot(*zip(*drawn, strict=True), label=name, linewidth=1.2, **style)
     axes.set_xlim(0, (end - start) / 60)
-    axes.set_ylim(bottom=0)
+    highest = max((value for drawn in axes.lines for value in drawn.get_ydata()), default=0)
+    axes.set_ylim(0, 1.15 * highest or 1)
     axes.yaxis.set_major_formatter(EngFormatter(unit))
     axes.set_xlabel("minutes", fontsize=7, labelpad=1)
     if axes.lines and len(axes.lines) <= MOST_LEGENDS:
-        axes.legend(fontsize=7, frameon=False, loc="upper left")
+        axes.legend(fontsize=7, frameon=False, loc="best")
 
 
 def _legend(form: str, labels: dict[str, str]) -> str:
