@@ -39,8 +39,12 @@ async def measure(kube: KubeClient, space: str, jobs: int, workers: int, seconds
         before = await versions(kube, space, sorted(world.jobs.values()))
         with operator(space) as process:
             took = await until(lambda: len(world.heard) >= jobs)
-            writes = metric("llmbatch_api_writes_total")
-            at_resync = cpu_seconds(process.pid)
+            writes, own = metric("llmbatch_api_writes_total"), cpu_seconds(process.pid)
+            print(
+                f"{jobs} running jobs, {jobs * (workers + 1)} pods: after a restart every runtime had its Capacity in "
+                f"{took:.1f} s ({own:.1f} s of CPU), {writes:.0f} writes, {resident_mb(process.pid):.0f} MB",
+                flush=True,
+            )
             await asyncio.sleep(20)
             own, server = cpu_seconds(process.pid), api_server_cpu()
             passes = metric("llmbatch_pass_seconds_count")
@@ -48,17 +52,15 @@ async def measure(kube: KubeClient, space: str, jobs: int, workers: int, seconds
             share = (cpu_seconds(process.pid) - own) / seconds
             server_share = (api_server_cpu() - server) / seconds
             rate = (metric("llmbatch_pass_seconds_count") - passes) / seconds
-            more = metric("llmbatch_api_writes_total")
-            memory = resident_mb(process.pid)
-    await world.remove_nodes()
-    changed = sum(a != b for a, b in zip(before, await versions(kube, space, sorted(world.jobs.values())), strict=True))
+            more, memory = metric("llmbatch_api_writes_total") - writes, resident_mb(process.pid)
+        after = await versions(kube, space, sorted(world.jobs.values()))
+    changed = sum(a != b for a, b in zip(before, after, strict=True))
     print(
-        f"{jobs} running jobs, {jobs * (workers + 1)} pods: after a restart every runtime had its Capacity in "
-        f"{took:.1f} s ({at_resync:.1f} s of CPU), {writes:.0f} writes; then {rate:.0f} passes/s, {share:.0%} of a "
-        f"core, API server and etcd {server_share:.0%}, {more - writes:.0f} writes and {changed} jobs changed in "
-        f"{seconds + 20:.0f} s; {memory:.0f} MB",
+        f"then {rate:.0f} passes/s, {share:.0%} of a core, API server and etcd {server_share:.0%}, {more:.0f} writes and "
+        f"{changed} RayClusters changed in {seconds + 20:.0f} s, {memory:.0f} MB",
         flush=True,
     )
+    await world.remove_nodes()
 
 
 async def versions(kube: KubeClient, space: str, names: list[str]) -> list[str]:
