@@ -56,8 +56,8 @@ async def measure(kube: KubeClient, space: str, jobs: int, workers: int, seconds
         after = await versions(kube, space, sorted(world.jobs.values()))
     changed = sum(a != b for a, b in zip(before, after, strict=True))
     print(
-        f"then {rate:.0f} passes/s, {share:.0%} of a core, API server and etcd {server_share:.0%}, {more:.0f} writes and "
-        f"{changed} RayClusters changed in {seconds + 20:.0f} s, {memory:.0f} MB",
+        f"then {rate:.0f} passes/s, {share:.0%} of a core, API server and etcd {server_share:.0%}, {more:.0f} writes "
+        f"and {changed} RayClusters changed in {seconds + 20:.0f} s, {memory:.0f} MB",
         flush=True,
     )
     await world.remove_nodes()
