@@ -106,6 +106,18 @@ def test_commands_that_cost_nothing_do_what_they_say(page: Path, monkeypatch: py
 
 
 @pages
+def test_json_blocks_parse(page: Path) -> None:
+    for block in blocks(page, "json"):
+        json.loads(block)
+
+
+@pages
+def test_scripts_that_are_called_are_there(page: Path) -> None:
+    for words in commands(page, "python"):
+        assert words[0] == "-m" or (ROOT / words[0]).exists(), words
+
+
+@pages
 def test_patches_of_a_job_give_a_valid_job(page: Path) -> None:
     job = yaml.safe_load((ROOT / "examples/every-field.yaml").read_text())
     for words in commands(page, "kubectl"):
