@@ -78,7 +78,7 @@ class _Leaving:
 def _retired(pool: PoolView, count: int, capacity: CapacityView, leaves: _Leaving) -> frozenset[str]:
     """Return who gets no more rows: those too many that are missed least, and who is on a node that goes too soon."""
     stay = [pool.replicas[position] for position in staying(pool, capacity)]
-    gone = sorted(stay, key=_worth)[: max(0, len(stay) - count)]
+    gone = sorted(stay, key=_worth)[: len(stay) - count] if len(stay) > count else []
     late = [replica for replica in pool.replicas if leaves.too_soon(replica.node, pool.batch_p95_seconds.value)]
     return frozenset(replica.id for replica in [*gone, *late])
 
