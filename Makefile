@@ -74,7 +74,7 @@ test-cluster: .venv/.ready ## Against a real control plane and KubeRay, built on
 	$(BIN)/pytest -q -m "cluster and not chart"
 
 .PHONY: test-chart
-test-chart: .venv/.ready ## The Helm chart: rendered, then installed on a test cluster
+test-chart: .venv/.ready ## The Helm chart, rendered with every file of values
 	$(BIN)/pytest -q -m chart
 
 .PHONY: cluster
