@@ -224,6 +224,11 @@ def done(status: Body) -> int:
     return int(status.get("progress", {}).get("rowsCompleted", 0))
 
 
+def preempted(status: Body) -> int:
+    """Return the workers that a status says were taken away."""
+    return int(status.get("preemptions", {}).get("total", 0))
+
+
 def condition(status: Body, kind: str) -> str:
     """Return whether a condition holds; blank while it is not there."""
     found = [item["status"] for item in status.get("conditions", []) if item["type"] == kind]
