@@ -71,7 +71,11 @@ test-vllm: $(VLLM_READY) ## With real vLLM on the CPU (installs 7 GB)
 
 .PHONY: test-cluster
 test-cluster: .venv/.ready ## Against a real control plane and KubeRay, built once from Go modules (root, minutes)
-	$(BIN)/pytest -q -m "cluster and not chart"
+	$(BIN)/pytest -q -m "cluster and not chart and not e2e"
+
+.PHONY: test-e2e
+test-e2e: .venv/.ready ## Whole jobs through faults on such a cluster with real Ray: minutes, and a quiet machine
+	$(BIN)/pytest -q -m e2e
 
 .PHONY: test-chart
 test-chart: .venv/.ready ## The Helm chart, rendered with every file of values

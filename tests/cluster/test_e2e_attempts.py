@@ -11,7 +11,7 @@ from e2ekit import World, condition, done, preempted, world
 from llmbatch.api.base import KIND
 from llmbatch.core.job.children.names import JOB_LABEL
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.e2e, pytest.mark.timeout(900)]
 WORKERS = 2
 ROWS = 500
 OWNED = ("Pod", "RayCluster", "ConfigMap", "Secret", "ServiceAccount", "NetworkPolicy", "PodDisruptionBudget")

@@ -9,7 +9,7 @@ from testbed.store import Store
 
 from e2ekit import done, preempted, world
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.e2e, pytest.mark.timeout(900)]
 WORKERS = 4
 ROWS = 900
 
