@@ -12,7 +12,7 @@ from llmbatch.api.base import KIND
 from llmbatch.core.job.children.names import JOB_LABEL
 
 pytestmark = [pytest.mark.cluster, pytest.mark.e2e, pytest.mark.timeout(900)]
-WORKERS = 2
+WORKERS = 3
 ROWS = 500
 OWNED = ("Pod", "RayCluster", "ConfigMap", "Secret", "ServiceAccount", "NetworkPolicy", "PodDisruptionBudget")
 
@@ -28,7 +28,7 @@ def test_a_job_goes_on_after_every_end_but_its_own(kubeconfig: Path, store: Stor
         job.fill(ROWS)
         job.come("on-demand")
         job.come("spot", WORKERS)
-        document = job.job(seconds_per_row=0.5, workers=WORKERS)
+        document = job.job(seconds_per_row=0.6, workers=WORKERS)
         job.api.create(document)
         controller.start()
         job.until("rows are committed", done)
