@@ -379,7 +379,8 @@ class HeadServer:
         self.jobs[request.match_info["id"]]["status"] = "STOPPED"
         return web.json_response({"stopped": True})
 
-    async def _log(self, _: web.Request) -> web.Response:
+    async def _log(self, request: web.Request) -> web.Response:
+        assert request.query["node_ip"], "Ray 2.60 answers 500 without a node"
         return web.Response(text=f"bye\nllmbatch-progress {self.board.latest().model_dump_json(by_alias=True)}\n")
 
     def end(self, submission_id: str, progress: Progress, exit_code: int = 0) -> None:

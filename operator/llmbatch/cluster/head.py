@@ -89,7 +89,8 @@ class HeadClient:
 
     async def last_lines(self, head: Head, submission_id: str, lines: int = LAST_LINES) -> list[str]:
         """Return the end of a driver's log."""
-        query = {"submission_id": submission_id, "lines": str(lines)}
+        # Ray knows the node by the submission, and refuses the question all the same where no node is named.
+        query = {"submission_id": submission_id, "node_ip": head.address, "lines": str(lines)}
         text = await self._text("GET", f"{head.jobs}/api/v0/logs/file", head, query=query)
         return text.splitlines()
 

@@ -110,3 +110,13 @@ def test_the_end_is_known_to_be_read(client, board):
     board.post(Progress(state="complete"))
     client.ask("PUT", "/v1/capacity", {})
     assert board.end_was_read.is_set()
+
+
+def test_the_end_counts_as_read_by_the_controller_alone(client, board):
+    board.post(Progress(state="complete"))
+    proxied = Request(client.base + "/v1/progress", headers={"X-Ray-Authorization": f"Bearer {TOKEN}"})
+    with urlopen(proxied, timeout=10) as answer:
+        assert json.loads(answer.read())["state"] == "complete"
+    assert not board.end_was_read.is_set()
+    client.ask("GET", "/v1/progress")
+    assert board.end_was_read.is_set()
