@@ -113,7 +113,12 @@ def _stall(pools: Sequence[PoolView], needs: Sequence[Demand], room: Slots) -> s
     """Return why a stage can never run here, or nothing can: the first reason found."""
     for pool, need in zip(pools, needs, strict=True):
         if need.most and not room.copy().take(pool):
-            kind = f" {pool.accelerator}" if pool.accelerator else ""
-            what = f"{pool.gpus}{kind} GPUs on one node" if pool.gpus else f"{pool.cpus:g} CPUs"
-            return f"stage {pool.stage} needs {what}, and no node that stays has them"
+            return f"stage {pool.stage} needs {_room_of_one(pool)}, and no node that stays has it"
     return ""
+
+
+def _room_of_one(pool: PoolView) -> str:
+    if not pool.gpus:
+        return f"{pool.cpus:g} CPUs"
+    kind = f" {pool.accelerator}" if pool.accelerator else ""
+    return f"{pool.gpus}{kind} GPU{'s' if pool.gpus > 1 else ''} on one node"

@@ -22,9 +22,6 @@ RAY_VERSION = "2.60.0"
 GROUPS = (SPOT_GROUP, ON_DEMAND_GROUP)
 """Order of workerGroupSpecs. A JSON patch addresses a group by its place, so it never changes."""
 LARGEST_GROUP = 2**31 - 1
-AGENT_PORTS = {"dashboard-agent-grpc-port": "52366", "runtime-env-agent-port": "52367"}
-"""Of a pod's own. A raylet whose agents choose their ports gives up when they have not begun after 15 s (Ray 2.60,
-measured), as while several Ray nodes start on a busy machine."""
 MARKET_LABEL = "ray.io/market-type"
 
 
@@ -50,7 +47,6 @@ def build_ray_cluster(
     for_kueue = {key: job.labels[key] for key in KUEUE_LABELS if key in job.labels}
     wanted = replicas or {}
     store = {"object-store-memory": str(settings.object_store_bytes)} if settings.object_store_bytes else {}
-    ray = AGENT_PORTS | store
     return {
         "apiVersion": "ray.io/v1",
         "kind": "RayCluster",
@@ -67,7 +63,7 @@ def build_ray_cluster(
             # Kueue admits a cluster that starts suspended, and unsuspends it.
             **({"suspend": True} if QUEUE_LABEL in for_kueue else {}),
             "headGroupSpec": {
-                "rayStartParams": {"num-cpus": "0", "num-gpus": "0", "dashboard-host": "0.0.0.0", **ray},  # noqa: S104
+                "rayStartParams": {"num-cpus": "0", "num-gpus": "0", "dashboard-host": "0.0.0.0", **store},  # noqa: S104
                 "template": head_template(job.name, run_spec, spec, settings),
             },
             "workerGroupSpecs": [
@@ -77,7 +73,7 @@ def build_ray_cluster(
                     "minReplicas": 0,
                     "maxReplicas": LARGEST_GROUP,
                     "labels": {MARKET_LABEL: group, CAPACITY_LABEL: group},
-                    "rayStartParams": dict(ray),
+                    "rayStartParams": dict(store),
                     "template": worker_template(job.name, group, spec, settings),
                 }
                 for group in GROUPS
