@@ -90,7 +90,7 @@ def test_a_csv_is_embedded(tmp_path: Path) -> None:
 def slow_job(tmp_path: Path) -> Path:
     """The quickstart, slow enough to be stopped in the middle."""
     document = yaml.safe_load((EXAMPLES / "quickstart.yaml").read_text())
-    document["spec"]["stages"][0]["simulation"] = {"secondsPerRow": 0.1}
+    document["spec"]["stages"][0]["simulation"] = {"secondsPerRow": 0.3}
     document["spec"]["shardRows"] = 10
     path = tmp_path / "slow.yaml"
     path.write_text(yaml.safe_dump(document))
