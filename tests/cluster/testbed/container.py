@@ -148,7 +148,7 @@ def _script(launch: Launch) -> str:
         *(f"chmod a+rx {root}{path}" for path in _ways_to_the_code()),
         f"mount --rbind /dev {root}/dev && mount -t tmpfs -o mode=1777 none {root}/dev/shm",
         f"mount -t proc proc {root}/proc && mount --rbind /sys {root}/sys",
-        f"mount --bind {launch.folder}/tmp {root}/tmp",
+        *_mount_tmp(launch, stage, root),
         *(line for mount in launch.mounts for line in _mount(mount, root)),
         f"hostname {shlex.quote(launch.hostname)}",
     ]
@@ -160,6 +160,20 @@ def _script(launch: Launch) -> str:
         f"/bin/bash -c {shlex.quote(inside)}"
     )
     return "\n".join(lines) + "\n"
+
+
+def _mount_tmp(launch: Launch, stage: Path, root: Path) -> list[str]:
+    """Return how /tmp becomes the pod's own, with this repository still in it where it is below /tmp."""
+    own = f"mount --bind {launch.folder}/tmp {root}/tmp"
+    if not REPOSITORY.is_relative_to("/tmp"):
+        return [own]
+    source = REPOSITORY if os.path.ismount("/tmp") else f"{root}{REPOSITORY}"
+    code = f"{root}{REPOSITORY}"
+    return [
+        f"mkdir {stage}/code && mount --bind {source} {stage}/code",
+        own,
+        f"mkdir -p {code} && mount --bind {stage}/code {code}",
+    ]
 
 
 def _mount(mount: Mount, root: Path) -> list[str]:
