@@ -78,7 +78,7 @@ test-e2e: .venv/.ready ## Whole jobs through faults on such a cluster with real 
 	$(BIN)/pytest -q -m e2e
 
 .PHONY: test-chart
-test-chart: .venv/.ready ## The Helm chart, rendered with every file of values
+test-chart: .venv/.ready ## The Helm chart: rendered, then installed on a test cluster
 	$(BIN)/pytest -q -m chart
 
 .PHONY: cluster
