@@ -43,7 +43,7 @@ quickstart-vllm: .venv-vllm/.ready ## Run real models through vLLM on the CPU (i
 	VLLM_CPU_KVCACHE_SPACE=1 .venv-vllm/bin/llmbatch run examples/vllm-cpu.yaml --report out/vllm-cpu-report.html
 
 .PHONY: test
-test: lint test-unit test-chart test-s3 test-ray test-cluster ## Everything
+test: lint test-unit test-chart test-s3 test-ray test-vllm test-cluster ## Everything
 
 .PHONY: lint
 lint: .venv/.ready ## Format, style, types and import rules

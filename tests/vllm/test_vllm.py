@@ -32,6 +32,8 @@ ENVIRONMENT = {
 }
 CORPUS = ROOT / "examples" / "data" / "jargon" / "part-1.jsonl"
 SMALL = {"enforce_eager": True, "max_num_seqs": 16}
+POOL = {"replicas": {"min": 1, "max": 2}, "resources": {"gpus": 1, "cpus": 0.5}}
+SEED_POLICY = {"allocation": {"policy": "rayReservation", "reservationRatio": 0.5}}
 KITTENS = {
     "cat": "a cat sat on the mat",
     "kitten": "a kitten is on the rug",
@@ -125,31 +127,28 @@ def check_rows(rows: list[dict[str, Any]], ids: list[str]) -> dict[str, dict[str
     return found
 
 
-@pytest.fixture
-def logical_gpus(tmp_path: Path) -> Any:
-    """Arguments of a run on one node with so many logical GPUs."""
-
-    def arguments(count: int) -> list[str]:
-        trace = tmp_path / "trace.csv"
-        trace.write_text("time_seconds,nodes\n0,1\n")
-        return ["--capacity", str(trace), "--gpus-per-node", str(count)]
-
-    return arguments
+def logical_gpus(folder: Path, count: int) -> list[str]:
+    """Return the arguments of a run on one node with so many logical GPUs."""
+    trace = folder / "trace.csv"
+    trace.write_text("time_seconds,nodes\n0,1\n")
+    return ["--capacity", str(trace), "--gpus-per-node", str(count)]
 
 
 @pytest.fixture(scope="module")
-def reference(models: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], list[dict[str, Any]]]:
-    """The ids of the input, and the rows that an undisturbed run of two chained stages on the CPU gives."""
-    folder = tmp_path_factory.mktemp("reference")
+def two_chained(models: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], list[dict[str, Any]]]:
+    """The ids of the input, and the rows that an undisturbed run of two chained stages on two logical GPUs gives."""
+    folder = tmp_path_factory.mktemp("two-chained")
     ids = write_input(folder, 60)
-    job = write_job(folder, comment_and_vector(models))
-    code, last = run(job, folder / "out", env=ENVIRONMENT)
+    job = write_job(folder, comment_and_vector(models, **POOL), **SEED_POLICY)
+    code, last = run(job, folder / "out", *logical_gpus(folder, 2), env=ENVIRONMENT)
     assert code == 0, last
     return ids, rows_of(folder / "out")
 
 
-def test_text_and_vectors_of_every_row_come_out(reference: tuple[list[str], list[dict[str, Any]]]) -> None:
-    ids, rows = reference
+def test_two_chained_processors_with_fewer_gpus_than_the_sum_of_maxima_starve_nobody(
+    two_chained: tuple[list[str], list[dict[str, Any]]],
+) -> None:
+    ids, rows = two_chained
     check_rows(rows, ids)
 
 
@@ -164,9 +163,9 @@ def end_one_engine(leader: int) -> None:
 
 
 def test_a_killed_driver_and_a_dead_engine_lose_and_double_nothing(
-    models: Path, tmp_path: Path, reference: tuple[list[str], list[dict[str, Any]]]
+    models: Path, tmp_path: Path, two_chained: tuple[list[str], list[dict[str, Any]]]
 ) -> None:
-    ids, expected = reference
+    ids, expected = two_chained
     assert write_input(tmp_path, 60) == ids
     job, output = write_job(tmp_path, comment_and_vector(models)), tmp_path / "out"
 
@@ -197,17 +196,6 @@ def test_a_killed_driver_and_a_dead_engine_lose_and_double_nothing(
     assert {id_: row["comment"] for id_, row in found.items()} == {id_: undisturbed[id_]["comment"] for id_ in found}
 
 
-def test_two_chained_processors_with_fewer_gpus_than_the_sum_of_maxima_starve_nobody(
-    models: Path, tmp_path: Path, logical_gpus: Any
-) -> None:
-    ids = write_input(tmp_path, 30)
-    pools = {"replicas": {"min": 1, "max": 2}, "resources": {"gpus": 1, "cpus": 0.5}}
-    job = write_job(tmp_path, comment_and_vector(models, **pools))
-    code, last = run(job, tmp_path / "out", *logical_gpus(2), env=ENVIRONMENT)
-    assert code == 0, last
-    check_rows(rows_of(tmp_path / "out"), ids)
-
-
 SCHEMA = {
     "type": "object",
     "properties": {"mood": {"enum": ["good", "bad"]}, "sure": {"type": "boolean"}},
@@ -218,11 +206,10 @@ QUERY = "what is a computer"
 
 
 def test_three_chained_processors_with_fewer_gpus_than_the_sum_of_maxima_starve_nobody(
-    models: Path, tmp_path: Path, logical_gpus: Any
+    models: Path, tmp_path: Path
 ) -> None:
     ids = write_input(tmp_path, 20)
-    pools = {"replicas": {"min": 1, "max": 2}, "resources": {"gpus": 1, "cpus": 0.5}}
-    float32 = {"engineArgs": SMALL | {"dtype": "float32"}} | pools
+    float32 = {"engineArgs": SMALL | {"dtype": "float32"}} | POOL
     job = write_job(
         tmp_path,
         [
@@ -232,13 +219,14 @@ def test_three_chained_processors_with_fewer_gpus_than_the_sum_of_maxima_starve_
                 {"user": "Judge: {{ text }}"},
                 sampling={"maxTokens": 64, "temperature": 0.9, "seed": 3, "jsonSchema": SCHEMA},
                 # A seeded request in parts ends vLLM on the CPU, and with GPUs that are none it cannot know.
-                **pools | {"engineArgs": SMALL | {"enable_chunked_prefill": False}},
+                **POOL | {"engineArgs": SMALL | {"enable_chunked_prefill": False}},
             ),
             stage("label", models / "judge", {"user": "{{ text }}"}, task="classify", **float32),
             stage("fit", models / "reranker", {"user": "{{ text }}", "query": QUERY}, task="score", **float32),
         ],
+        **SEED_POLICY,
     )
-    code, last = run(job, tmp_path / "out", *logical_gpus(3), env=ENVIRONMENT)
+    code, last = run(job, tmp_path / "out", *logical_gpus(tmp_path, 3), env=ENVIRONMENT)
     assert code == 0, last
     rows = rows_of(tmp_path / "out")
     assert Counter(row["id"] for row in rows) == Counter(ids)
