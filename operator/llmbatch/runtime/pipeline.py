@@ -74,7 +74,7 @@ def build(spec: LLMBatchJobSpec, manifest: Manifest, splits: Sequence[Split], le
     groups = group_splits(splits, MAX_READ_TASKS)
     source = _source(groups, spec, manifest, keep, ledger)
     with warnings.catch_warnings():
-        # Ray 2.60 names no other way to say it for a read.
+        # Ray 2.60 names no other way to say NEAR_THE_DRIVER.
         warnings.simplefilter("ignore", RayDeprecationWarning)
         dataset = ray.data.read_datasource(
             source,
@@ -83,18 +83,18 @@ def build(spec: LLMBatchJobSpec, manifest: Manifest, splits: Sequence[Split], le
             num_cpus=READ_CPUS,
             ray_remote_args=dict(NEAR_THE_DRIVER),
         )
-    for stage in spec.stages:
-        dataset = apply_stage(dataset, stage, spec, (max(1, stage.replicas.min), stage.replicas.max))
-    return dataset.map_batches(
-        commit_block,
-        batch_size=None,
-        batch_format="pyarrow",
-        zero_copy_batch=True,
-        compute=ray.data.TaskPoolStrategy(size=COMMITS_AT_ONCE),
-        num_cpus=COMMIT_CPUS,
-        **NEAR_THE_DRIVER,
-        fn_kwargs={"ledger": ledger, "spec": spec},
-    )
+        for stage in spec.stages:
+            dataset = apply_stage(dataset, stage, spec, (max(1, stage.replicas.min), stage.replicas.max))
+        return dataset.map_batches(
+            commit_block,
+            batch_size=None,
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+            compute=ray.data.TaskPoolStrategy(size=COMMITS_AT_ONCE),
+            num_cpus=COMMIT_CPUS,
+            **NEAR_THE_DRIVER,
+            fn_kwargs={"ledger": ledger, "spec": spec},
+        )
 
 
 def group_splits(splits: Sequence[Split], most: int) -> list[tuple[Split, ...]]:
