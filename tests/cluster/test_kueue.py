@@ -1,0 +1,166 @@
+"""Jobs in a queue of a real Kueue: it holds them back, admits them, and takes their cluster back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from testbed.kueue import Kueue
+
+from llmbatch.api.base import KIND
+from llmbatch.api.job import RowProgress
+from llmbatch.api.progress import Progress
+from llmbatch.errors import LLMBatchError
+from operatorkit import HeadServer, Kube, Kubelet, head, job, kube, kubelet, operating
+
+pytestmark = [pytest.mark.cluster, pytest.mark.e2e]
+GROUP = "/apis/kueue.x-k8s.io/v1beta2"
+DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+ADMISSION = "/apis/admissionregistration.k8s.io/v1"
+READY_SECONDS = 60
+ALL_ROWS = RowProgress(percentage=100.0, rows_total=10, rows_completed=10)
+QUEUE = "kueue.x-k8s.io/queue-name"
+PRIORITY = "kueue.x-k8s.io/priority-class"
+
+
+@pytest.fixture(scope="module")
+def kueue(kubeconfig: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Run Kueue for these tests, and return the kubeconfig. Its webhooks are gone afterwards: nobody answers them."""
+    if why := Kueue.missing():
+        pytest.skip(f"no Kueue: {why}")
+    with kube(kubeconfig) as api:
+        for definition in Kueue.definitions():
+            api.apply_at(f"{DEFINITIONS}/{definition['metadata']['name']}", definition)
+        for kind in ("workloads", "clusterqueues", "localqueues", "resourceflavors", "workloadpriorityclasses"):
+            api.wait(lambda path=f"{GROUP}/{kind}": answered(lambda: api.get_at(path)))
+        manager = Kueue(tmp_path_factory.mktemp("kueue"), kubeconfig)
+        hooks = {path_of(configuration): configuration for configuration in manager.webhooks()}
+        try:
+            for path, configuration in hooks.items():
+                api.apply_at(path, configuration)
+            api.wait(lambda: admits_a_flavor(api, manager), READY_SECONDS)
+            yield kubeconfig
+        finally:
+            for path in hooks:
+                api.delete_at(path)
+            manager.stop()
+
+
+def path_of(configuration: dict[str, Any]) -> str:
+    return f"{ADMISSION}/{configuration['kind'].lower()}s/{configuration['metadata']['name']}"
+
+
+def admits_a_flavor(api: Kube, manager: Kueue) -> bool:
+    """Tell whether Kueue's webhooks answer, by making the flavor that these tests use."""
+    manager.check()
+    flavor = {"apiVersion": "kueue.x-k8s.io/v1beta2", "kind": "ResourceFlavor", "metadata": {"name": "any"}}
+    return answered(lambda: api.apply_at(f"{GROUP}/resourceflavors/any", flavor))
+
+
+def answered(request: Callable[[], object]) -> bool:
+    """Tell whether a request is answered well: new kinds and webhooks take a moment."""
+    try:
+        return request() is not None
+    except LLMBatchError:
+        return False
+
+
+def queue(api: Kube, gpus: int, **spec: Any) -> None:
+    """Make a queue of this namespace with so many GPUs."""
+    quota = {"cpu": "100", "memory": "500Gi", "nvidia.com/gpu": str(gpus)}
+    flavor = {"name": "any", "resources": [{"name": name, "nominalQuota": size} for name, size in quota.items()]}
+    cluster_queue = {
+        "apiVersion": "kueue.x-k8s.io/v1beta2",
+        "kind": "ClusterQueue",
+        "metadata": {"name": api.namespace},
+        "spec": {
+            "namespaceSelector": {},
+            "resourceGroups": [{"coveredResources": list(quota), "flavors": [flavor]}],
+            "preemption": {"withinClusterQueue": "LowerPriority"},
+            **spec,
+        },
+    }
+    api.apply_at(f"{GROUP}/clusterqueues/{api.namespace}", cluster_queue)
+    local = {
+        "apiVersion": "kueue.x-k8s.io/v1beta2",
+        "kind": "LocalQueue",
+        "metadata": {"name": "gpus"},
+        "spec": {"clusterQueue": api.namespace},
+    }
+    api.apply_at(f"{GROUP}/namespaces/{api.namespace}/localqueues/gpus", local)
+
+
+def queued(name: str, nodes: Kubelet, **labels: str) -> dict[str, Any]:
+    document = job(name, capacity=nodes.capacity())
+    document["metadata"]["labels"] = {QUEUE: "gpus", **labels}
+    return document
+
+
+def workload(api: Kube, name: str) -> dict[str, Any]:
+    """Return the Workload of a job's RayCluster; empty while there is none."""
+    found = api.get_at(f"{GROUP}/namespaces/{api.namespace}/workloads")["items"]
+    mine = (item for item in found if item["metadata"]["ownerReferences"][0]["name"] == name)
+    return next(mine, {})
+
+
+def holds(item: dict[str, Any], kind: str) -> bool:
+    conditions = item.get("status", {}).get("conditions", [])
+    return any(condition["type"] == kind and condition["status"] == "True" for condition in conditions)
+
+
+def runs(api: Kube, server: HeadServer, name: str, attempt: int = 1) -> str:
+    submission = f"{api.job(name)['metadata']['uid']}-{attempt}"
+    api.wait(lambda: submission in server.jobs, 60)
+    api.wait(lambda: api.condition(name, "Running")[0] == "True", 30)
+    return submission
+
+
+def test_a_job_waits_for_its_quota_runs_and_gives_it_back(kueue: Path):
+    with kube(kueue) as api, kubelet(api) as nodes:
+        queue(api, gpus=1)
+        nodes.may_run.clear()
+        api.create(queued("summarise", nodes))
+        with operating(api), head(api, nodes) as server:
+            api.wait(lambda: api.condition("summarise", "ClusterReady")[1] == "Queued", 30)
+            assert "queue gpus" in api.condition("summarise", "ClusterReady")[2]
+            api.wait(lambda: workload(api, "summarise"), 30)
+            assert not holds(workload(api, "summarise"), "Admitted")
+            assert api.job("summarise")["status"]["phase"] == "Pending"
+            assert api.items("Pod") == []
+            nodes.may_run.set()
+            queue(api, gpus=2)
+            submission = runs(api, server, "summarise")
+            assert holds(workload(api, "summarise"), "Admitted")
+            server.end(submission, Progress(state="complete", rows=ALL_ROWS))
+            api.wait(lambda: api.condition("summarise", "Complete")[0] == "True", 30)
+            api.wait(lambda: workload(api, "summarise") == {}, 90)
+
+
+def test_a_job_of_higher_priority_takes_the_cluster_and_nothing_counts_against_the_other(kueue: Path):
+    with kube(kueue) as api, kubelet(api) as nodes:
+        for name, value in (("low", 1), ("high", 100)):
+            priority = {
+                "apiVersion": "kueue.x-k8s.io/v1beta2",
+                "kind": "WorkloadPriorityClass",
+                "metadata": {"name": name},
+                "value": value,
+            }
+            api.apply_at(f"{GROUP}/workloadpriorityclasses/{name}", priority)
+        queue(api, gpus=2)
+        nodes.may_run.clear()
+        api.create(queued("slow", nodes, **{PRIORITY: "low"}))
+        with operating(api), head(api, nodes, "slow") as server:
+            nodes.may_run.set()
+            runs(api, server, "slow")
+            api.create(queued("urgent", nodes, **{PRIORITY: "high"}))
+            api.wait(lambda: holds(workload(api, "urgent"), "Admitted"), 60)
+            api.wait(lambda: api.condition("slow", "ClusterReady")[1] == "Queued", 30)
+            api.wait(lambda: api.job("slow")["status"]["interruptions"] == 1, 30)
+            status = api.job("slow")["status"]
+            assert (status["failures"], (status.get("preemptions") or {}).get("total", 0)) == (0, 0)
+            assert status["phase"] == "Pending"
+            server.jobs.clear()
+            api.delete(KIND, "urgent")
+            runs(api, server, "slow", 2)
