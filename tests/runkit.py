@@ -77,10 +77,17 @@ def session(leader: int) -> Iterator[int]:
 
 
 def rows_of(output: Path) -> list[dict[str, Any]]:
-    """Return the rows of the Parquet parts that count, by `_FINAL`."""
+    """Return the rows of the parts that count, Parquet or JSON lines, by `_FINAL`."""
     final = json.loads((output / "_FINAL").read_text())
     winners = pq.read_table(output / final["winners"]["key"]).to_pylist()
-    return [row for winner in winners for row in pq.read_table(output / winner["data"]).to_pylist()]
+    rows: list[dict[str, Any]] = []
+    for winner in winners:
+        path = output / winner["data"]
+        if path.suffix == ".parquet":
+            rows += pq.read_table(path).to_pylist()
+        else:
+            rows += [json.loads(line) for line in path.read_text().splitlines()]
+    return rows
 
 
 def commits(output: Path) -> dict[str, bytes]:

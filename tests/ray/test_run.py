@@ -1,49 +1,21 @@
 """`llmbatch run` as a user runs it: a process with an embedded Ray, stopped, killed and run again."""
 
-import contextlib
 import gzip
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from runkit import ROOT, commits, rows_of, run, watch
+
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
-ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
-STORE = ["--object-store-mb", "150"]
-
-
-def command(job: Path, output: Path) -> list[str]:
-    return [str(Path(sys.executable).parent / "llmbatch"), "run", str(job), "--output", str(output), "--json", *STORE]
-
-
-def run(job: Path, output: Path, *more: str) -> tuple[int, dict[str, Any]]:
-    done = subprocess.run([*command(job, output), *more], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.stdout, done.stderr
-    return done.returncode, json.loads(done.stdout.splitlines()[-1])
-
-
-def rows_of(output: Path) -> list[dict[str, Any]]:
-    """Return the rows of the parts that count, by `_FINAL`."""
-    final = json.loads((output / "_FINAL").read_text())
-    winners = pq.read_table(output / final["winners"]["key"]).to_pylist()
-    rows: list[dict[str, Any]] = []
-    for winner in winners:
-        path = output / winner["data"]
-        if path.suffix == ".parquet":
-            rows += pq.read_table(path).to_pylist()
-        else:
-            rows += [json.loads(line) for line in path.read_text().splitlines()]
-    return rows
 
 
 def input_ids(files: list[Path], field: str) -> list[str]:
@@ -99,32 +71,14 @@ def slow_job(tmp_path: Path) -> Path:
 
 def until_some_shards(job: Path, output: Path, sent: signal.Signals) -> int:
     """Run until ten shards are committed, send a signal to the process, and return its exit code."""
-    with subprocess.Popen(
-        command(job, output), cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if json.loads(line)["progress"]["shardsCommitted"] >= 10:
-                process.send_signal(sent)
-                break
-        process.stdout.read()
-        code = process.wait()
-    if sent == signal.SIGKILL:
-        # A killed driver takes no one along: its Ray is this session's, and ends with it.
-        end_session(process.pid)
-    return code
 
+    def react(pid: int, progress: dict[str, Any]) -> bool:
+        if progress["shardsCommitted"] < 10:
+            return False
+        os.kill(pid, sent)
+        return True
 
-def end_session(leader: int) -> None:
-    for entry in Path("/proc").iterdir():
-        # A process may end by itself between the listing and the signal.
-        with contextlib.suppress(ProcessLookupError):
-            if entry.name.isdigit() and os.getsid(int(entry.name)) == leader:
-                os.kill(int(entry.name), signal.SIGKILL)
-
-
-def commits(output: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in output.glob("_ledger/*/commits/*") if "#" not in path.name}
+    return watch(job, output, react)[0]
 
 
 def test_ctrl_c_stops_and_the_next_run_goes_on(slow_job: Path, tmp_path: Path) -> None:
