@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Sequence
@@ -21,16 +20,13 @@ from llmbatch.core.stages.model import (
     PoolView,
     ReplicaView,
 )
-from llmbatch.errors import TransientError
 from llmbatch.runtime.desired import Desired
 from llmbatch.runtime.pools.actors import Replica, StagePool
-from llmbatch.runtime.pools.drains import DrainTally
+from llmbatch.runtime.pools.drains import Drainer, DrainTally
 from llmbatch.runtime.pools.estimates import StageEstimates
 from llmbatch.runtime.pools.nodes import RayNode, doomed_nodes, drain, live_nodes
 from llmbatch.runtime.pools.room import Room, missing_replicas
 from llmbatch.runtime.pools.spares import SHARED_PAUSE_SECONDS, Spares
-
-logger = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.5
 """Pools change no faster than this: Ray starts an actor in a second at best."""
@@ -77,7 +73,7 @@ class Arbiter:
         self._pools: Sequence[StagePool] = ()
         self._next_tick = 0.0
         self._spares = Spares(0.0 if most_starting is None else SHARED_PAUSE_SECONDS)
-        self._drained: set[str] = set()
+        self._drainer = Drainer(drain)
         self._tally = DrainTally()
         self._decision: Decision | None = None
         self._lock = threading.Lock()
@@ -130,7 +126,7 @@ class Arbiter:
             pool.cancel(target.retire)
         self._drain(doomed)
         announced = doomed_nodes(nodes, _without_lost(capacity), now)
-        self._tally.update(doomed, announced, {node.id for node in nodes}, self._drained, now)
+        self._tally.update(doomed, announced, {node.id for node in nodes}, self._drainer.drained(), now)
         self._grow(views, seen, allocation)
         self._tend_spares([node for node in nodes if node.id not in doomed and not node.draining])
         self._publish(nodes, allocation)
@@ -187,14 +183,8 @@ class Arbiter:
         """Tell Ray of nodes that go, once nothing works there: Ray sends no task to a node that drains."""
         busy = {replica.node for pool in self._pools for replica in pool.replicas() if replica.tasks}
         for node_id, deadline in doomed.items():
-            if node_id in self._drained or node_id in busy:
-                continue
-            try:
-                drain(node_id, deadline, "preemption notice")
-            except TransientError as error:
-                logger.warning("%s; the next tick tries again", error)
-            else:
-                self._drained.add(node_id)
+            if node_id not in busy:
+                self._drainer.ask(node_id, deadline)
 
     def _publish(self, nodes: Sequence[RayNode], allocation: Allocation) -> None:
         decision = Decision(

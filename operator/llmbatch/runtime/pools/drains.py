@@ -1,10 +1,53 @@
-"""How workers on notice went: with nothing on them in time, too late, or with work on them."""
+"""Draining nodes on notice, and how they went: with nothing on them in time, too late, or with work on them."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import logging
+import threading
+from collections.abc import Callable, Collection, Mapping
 
 from llmbatch.api.progress import Drains
+from llmbatch.errors import TransientError
+
+logger = logging.getLogger(__name__)
+
+
+class Drainer:
+    """Drains nodes beside the thread that schedules, which must not wait for a node that has fallen silent."""
+
+    def __init__(self, drain: Callable[[str, float, str], None]) -> None:
+        """Drain with `drain`, which is given a node's id, a deadline (Unix seconds) and a reason.
+
+        It raises TransientError where asking again may help.
+        """
+        self._drain = drain
+        self._lock = threading.Lock()
+        self._asked: set[str] = set()
+        self._drained: set[str] = set()
+
+    def drained(self) -> frozenset[str]:
+        """Return the nodes of which Ray knows that they go."""
+        with self._lock:
+            return frozenset(self._drained)
+
+    def ask(self, node_id: str, deadline: float) -> None:
+        """See to it that a node is drained, unless it is or is about to be. May be called at every tick."""
+        with self._lock:
+            if node_id in self._asked:
+                return
+            self._asked.add(node_id)
+        threading.Thread(target=self._ask, args=(node_id, deadline), name="drain", daemon=True).start()
+
+    def _ask(self, node_id: str, deadline: float) -> None:
+        try:
+            self._drain(node_id, deadline, "preemption notice")
+        except TransientError as error:
+            logger.warning("%s; the next tick tries again", error)
+            with self._lock:
+                self._asked.remove(node_id)
+        else:
+            with self._lock:
+                self._drained.add(node_id)
 
 
 class DrainTally:

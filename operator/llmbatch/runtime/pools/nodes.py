@@ -85,7 +85,8 @@ def _is(node: RayNode, worker: DoomedWorker) -> bool:
 def drain(node_id: str, deadline: float, why: str) -> None:
     """Tell Ray that a node goes, and make sure that it heard.
 
-    Ray accepts a drain of an id that it does not know and drains nothing, so the answer alone proves nothing.
+    Ray accepts a drain of an id that it does not know and drains nothing, so the answer alone proves nothing. For a
+    node that has fallen silent it answers only when it holds the node for dead, after 15 s or more.
 
     Raises:
         TransientError: Ray does not list the node as draining afterwards.
@@ -97,7 +98,14 @@ def drain(node_id: str, deadline: float, why: str) -> None:
 
     client = GcsClient(address=ray.get_runtime_context().gcs_address)
     milliseconds = int(max(deadline, time.time() + 1.0) * 1000)
-    accepted, refusal = client.drain_node(node_id, PREEMPTION, why, milliseconds)
+    try:
+        accepted, refusal = client.drain_node(node_id, PREEMPTION, why, milliseconds)
+    except ray.exceptions.RaySystemError as error:
+        # The answer for a node that dies while it is asked.
+        accepted, refusal = False, str(error)
+    if not ray.is_initialized():
+        # The run has ended meanwhile, and `ray.nodes()` would start another Ray.
+        return
     gone = all(node["NodeID"] != node_id or not node["Alive"] for node in ray.nodes())
     if not gone and (not accepted or node_id not in state.get_draining_nodes()):
         raise TransientError(f"Ray does not drain node {node_id}: {refusal or 'it is not among the draining nodes'}")

@@ -1,7 +1,56 @@
-"""How departures of workers are judged."""
+"""How nodes are drained, and how departures of workers are judged."""
+
+import queue
+import threading
 
 from llmbatch.api.progress import Drains
-from llmbatch.runtime.pools.drains import DrainTally
+from llmbatch.errors import TransientError
+from llmbatch.runtime.pools.drains import Drainer, DrainTally
+
+
+class SilentNodes:
+    """A Ray whose answers for a node come when the test says so."""
+
+    def __init__(self):
+        self.asked = queue.Queue()
+        self._answers = queue.Queue()
+
+    def drain(self, node_id, deadline, why):
+        self.asked.put((node_id, deadline))
+        error = self._answers.get(timeout=10)
+        if error is not None:
+            raise error
+
+    def answer(self, error=None):
+        self._answers.put(error)
+        for thread in threading.enumerate():
+            if thread.name == "drain":
+                thread.join(10)
+
+
+def test_a_node_that_does_not_answer_holds_nobody_up_and_is_asked_once():
+    ray = SilentNodes()
+    drainer = Drainer(ray.drain)
+    drainer.ask("a", 5.0)
+    drainer.ask("a", 5.0)
+    assert ray.asked.get(timeout=10) == ("a", 5.0)
+    assert not drainer.drained()
+    ray.answer()
+    assert drainer.drained() == {"a"}
+    drainer.ask("a", 5.0)
+    assert ray.asked.empty()
+
+
+def test_a_drain_that_failed_is_tried_again():
+    ray = SilentNodes()
+    drainer = Drainer(ray.drain)
+    drainer.ask("a", 5.0)
+    ray.answer(TransientError("not among the draining nodes"))
+    assert not drainer.drained()
+    drainer.ask("a", 6.0)
+    ray.answer()
+    assert drainer.drained() == {"a"}
+    assert [ray.asked.get(timeout=10) for _ in range(2)] == [("a", 5.0), ("a", 6.0)]
 
 
 def test_a_worker_is_clean_late_or_missed_by_when_it_was_empty():
