@@ -11,6 +11,10 @@ from pydantic import Field
 from llmbatch.api.base import Document
 from llmbatch.api.job import LLMBatchJob, LLMBatchJobSpec
 
+PRELOADED_MODULES = ("ray.data", "llmbatch.runtime.stages")
+"""What every replica imports. A worker process of Ray that stands by has done so, where Ray is told of them with
+`RAY_preload_python_modules`."""
+
 
 class RunSpec(Document):
     """One attempt at a job."""

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from llmbatch.api.capacity import Capacity, DoomedWorker
+from llmbatch.api.runspec import PRELOADED_MODULES
 from llmbatch.core.capacity.trace import Trace
 from llmbatch.errors import InternalError, RayStartError
 from llmbatch.runtime.desired import Desired
-from llmbatch.runtime.pools.spares import PRELOADED
 
 LEAST_CPUS = 4
 """Ray's CPUs are a count, not cores: below this a chain of stages has no room beside its reads and commits."""
@@ -113,7 +113,7 @@ def embedded_ray(options: RunOptions, desired: Desired) -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # One process less to start before the first row; it would count for Ray's makers what is run.
     os.environ.setdefault("RAY_DATA_USAGE_DISABLED", "1")
-    os.environ.setdefault("RAY_preload_python_modules", ",".join(PRELOADED))
+    os.environ.setdefault("RAY_preload_python_modules", ",".join(PRELOADED_MODULES))
     import ray
 
     quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}

@@ -1,8 +1,8 @@
 """Spare processes: on each node with GPUs an idle worker whose imports are done, for the next replica there.
 
 A GPU that changes its stage would wait for a new process and its imports as well as for the model. Ray starts workers
-ahead when asked, and takes an idle one for the next actor; which modules they import is `PRELOADED`, of Ray's own
-`preload_python_modules`. A spare holds no resource, some memory, and is made while no replica is starting.
+ahead when asked, and takes an idle one for the next actor; what they import is `PRELOADED_MODULES`. A spare holds
+no resource, some memory, and is made while no replica is starting.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from llmbatch.runtime.pools.nodes import RayNode
 
 logger = logging.getLogger(__name__)
 
-PRELOADED = ("ray.data", "llmbatch.runtime.stages")
-"""What every replica imports."""
 KEPT_SECONDS = 3600
 """How long an idle spare lives."""
 ANSWER_SECONDS = 10.0

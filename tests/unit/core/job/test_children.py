@@ -107,10 +107,18 @@ def test_a_worker_on_a_silent_node_is_given_up_in_seconds():
     assert tolerated["node.kubernetes.io/unreachable"] == tolerated["node.kubernetes.io/not-ready"] == 15
 
 
+def environment(pod: dict) -> dict:
+    return {variable["name"]: variable.get("value") for variable in pod["containers"][0]["env"]}
+
+
 def test_ray_drains_itself_before_the_kubelet_kills():
     pod = worker()["spec"]
-    [drain] = [e["value"] for e in pod["containers"][0]["env"] if e["name"] == "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"]
-    assert int(drain) < pod["terminationGracePeriodSeconds"]
+    assert int(environment(pod)["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"]) < pod["terminationGracePeriodSeconds"]
+
+
+def test_processes_that_stand_by_on_a_worker_have_imported_what_a_replica_needs():
+    modules = environment(worker()["spec"])["RAY_preload_python_modules"].split(",")
+    assert modules == ["ray.data", "llmbatch.runtime.stages"]
 
 
 @pytest.mark.parametrize(("stages", "chosen", "gpus"), [([1, 2], None, "2"), ([0, 0], None, None), ([1], 4, "4")])

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from llmbatch.api.job import LLMBatchJobSpec, Stage
+from llmbatch.api.runspec import PRELOADED_MODULES
 from llmbatch.core.job.children.names import CAPACITY_LABEL, child_name, labels
 from llmbatch.core.job.children.overlay import RAY_CONTAINER, merge_overlay
 from llmbatch.core.job.snapshot import ON_DEMAND_GROUP, SPOT_GROUP, OperatorSettings
@@ -78,7 +79,10 @@ def worker_template(job: str, group: str, spec: LLMBatchJobSpec, settings: Opera
     capacity = spec.capacity.spot if group == SPOT_GROUP else spec.capacity.on_demand
     container = _container(spec, settings)
     drain = max(1, settings.grace_seconds - DRAIN_MARGIN_SECONDS)
-    container["env"].append({"name": "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "value": str(drain)})
+    container["env"] += [
+        {"name": "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "value": str(drain)},
+        {"name": "RAY_preload_python_modules", "value": ",".join(PRELOADED_MODULES)},
+    ]
     container["resources"] = _worker_resources(spec, settings)
     pod = _pod(job, settings, container)
     pod |= {
