@@ -14,7 +14,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -193,9 +192,7 @@ class World:
         return [row for winner in winners for row in pq.read_table(io.BytesIO(self._read(winner["data"]))).to_pylist()]
 
     def _read(self, key: str) -> bytes:
-        with urllib.request.urlopen(f"{self.store.url}/{self.bucket}/{OUTPUT}/{key}", timeout=30) as answer:
-            content: bytes = answer.read()
-            return content
+        return self.store.read(self.bucket, f"{OUTPUT}/{key}")
 
     def assert_every_row_once(self) -> None:
         rows = self.rows()

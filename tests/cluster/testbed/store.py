@@ -63,6 +63,15 @@ class Store:
         for key, content in files:
             self._put(f"{bucket}/{key}", content)
 
+    def read(self, bucket: str, key: str) -> bytes:
+        """Return what a key holds."""
+        import obstore
+        from obstore.store import S3Store
+
+        options = {"aws_" + name.removeprefix("AWS_").lower(): value for name, value in self.environment.items()}
+        store = S3Store(bucket, config=options, client_options={"allow_http": True})
+        return bytes(obstore.get(store, key).bytes())
+
     def _put(self, path: str, content: bytes | None) -> None:
         headers = {"Content-Type": "application/octet-stream"}
         request = urllib.request.Request(f"{self.url}/{path}", content, headers, method="PUT")
