@@ -1,4 +1,4 @@
-"""The values and the Helm commands that the documents show do what they say."""
+"""The values and the commands of Helm and kubectl that the documents show do what they say."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import typer
 import yaml
 
-from chartkit import CHART, CI_VALUES, RELEASE, helm, render
+from chartkit import CHART, CI_VALUES, RELEASE, Cluster, helm, render
 from llmbatch.cli.main import app
 
 pytestmark = pytest.mark.chart
@@ -27,12 +27,12 @@ def snippets() -> Iterator[str]:
         yield from VALUES.findall(page.read_text())
 
 
-def commands() -> Iterator[list[str]]:
+def commands(program: str) -> Iterator[list[str]]:
     for page in PAGES:
         for block in CONSOLE.findall(page.read_text()):
             for line in block.replace("\\\n", " ").splitlines():
-                words = shlex.split(line, comments=True)
-                if words[:1] == ["helm"] and "charts/llmbatch" in words:
+                words = shlex.split(line.partition(" | ")[0], comments=True)
+                if words[:1] == [program]:
                     yield words
 
 
@@ -41,12 +41,19 @@ def test_values_in_the_documents_are_taken(values: str) -> None:
     assert render(yaml.safe_load(values))
 
 
-@pytest.mark.parametrize("words", list(commands()), ids=" ".join)
+@pytest.mark.parametrize("words", [words for words in commands("helm") if "charts/llmbatch" in words], ids=" ".join)
 def test_helm_commands_in_the_documents_are_understood(words: list[str]) -> None:
     for flag in (word.partition("=")[0] for word in words[1:] if word.startswith("-")):
         assert f"{flag} " in f"{helm(words[1], '--help').stdout} "
     chosen = [word for before, word in pairwise(words) if before == "--set"]
     assert helm("template", RELEASE, CHART, *(f"--set={item}" for item in chosen)).stdout
+
+
+@pytest.mark.parametrize("words", list(commands("kubectl")), ids=" ".join)
+def test_kubectl_commands_in_the_documents_are_understood(words: list[str], tmp_path: Path) -> None:
+    # Nobody answers there: what kubectl does not understand it says before it asks.
+    said = Cluster(tmp_path / "none", tmp_path).kubectl("--server=http://127.0.0.1:9", *words[1:], check=False)
+    assert "refused" in said, said
 
 
 @pytest.mark.parametrize("values", CI_VALUES, ids=lambda path: path.stem)
