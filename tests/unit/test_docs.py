@@ -19,6 +19,7 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
+from llmbatch.api.crd import custom_resource_definition
 from llmbatch.api.job import LLMBatchJob, LLMBatchJobSpec
 from llmbatch.cli.main import app
 
@@ -143,6 +144,14 @@ def test_values_that_are_set_for_helm_exist_in_the_chart(page: Path) -> None:
             for name in setting.partition("=")[0].split("."):
                 assert name in found or found == {}, f"{setting}: the chart has no such value"
                 found = found.get(name, {})
+
+
+def test_readme_shows_the_columns_that_kubectl_prints() -> None:
+    [version] = custom_resource_definition()["spec"]["versions"]
+    columns = [item["name"] for item in version["additionalPrinterColumns"] if not item.get("priority")]
+    shown = re.search(r"^NAME .*$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert shown is not None
+    assert shown[0].split() == ["NAME", *(name.upper() for name in columns)]
 
 
 def test_every_page_of_the_site_is_in_its_navigation() -> None:
