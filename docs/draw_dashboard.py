@@ -19,8 +19,8 @@ from typing import Any
 
 DASHBOARD = Path(__file__).resolve().parents[1] / "charts/llmbatch/files/dashboard.json"
 POINTS = 240
-WIDTH, ROW_HEIGHT = 22.0, 0.36
-"""Inches of the picture's width, and of one row of Grafana's grid."""
+WIDTH, ROW_HEIGHT, DOTS = 15.0, 0.32, 110
+"""Inches of the picture's width, and of one row of Grafana's grid; dots an inch."""
 MOST_LEGENDS = 6
 UNITS = {"s": "s", "bytes": "B", "percent": "%", "rowsps": "/s", "reqps": "/s"}
 
@@ -39,7 +39,7 @@ def ask(prometheus: str, query: str, start: float, end: float, step: float) -> l
 
 def sent(query: str, window: str) -> str:
     """Return a query as Grafana sends it: every namespace and job, and rates over `window`."""
-    return query.replace("$__rate_interval", window).replace("$namespace", ".*").replace("$job", ".*")
+    return query.replace("$__rate_interval", window).replace("$namespace", ".+").replace("$job", ".+")
 
 
 def draw(prometheus: str, start: float, end: float, window: str, to: Path) -> None:
@@ -51,14 +51,14 @@ def draw(prometheus: str, start: float, end: float, window: str, to: Path) -> No
 
     panels = json.loads(DASHBOARD.read_text())["panels"]
     rows = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in panels)
-    figure = pyplot.figure(figsize=(WIDTH, rows * ROW_HEIGHT), dpi=72)
+    figure = pyplot.figure(figsize=(WIDTH, rows * ROW_HEIGHT), dpi=DOTS)
     for panel in panels:
         place = panel["gridPos"]
         top, left = 1 - place["y"] / rows, place["x"] / 24
         if panel["type"] == "row":
             figure.text(0.005, top - 0.6 / rows, panel["title"], fontsize=15, weight="bold", va="center")
             continue
-        box = (left + 0.025, top - (place["h"] - 1.4) / rows, place["w"] / 24 - 0.035, (place["h"] - 3.2) / rows)
+        box = (left + 0.04, top - (place["h"] - 1.4) / rows, place["w"] / 24 - 0.05, (place["h"] - 3.2) / rows)
         axes = figure.add_axes(box)
         axes.set_title(panel["title"], fontsize=11, loc="left")
         series = [
@@ -72,7 +72,7 @@ def draw(prometheus: str, start: float, end: float, window: str, to: Path) -> No
 
 
 def _fill(axes: Any, panel: dict[str, Any], series: list[tuple[str, Any]], start: float, end: float) -> None:
-    from matplotlib.ticker import EngFormatter
+    from matplotlib.ticker import EngFormatter, MaxNLocator
 
     axes.tick_params(labelsize=8)
     unit = UNITS.get(panel["fieldConfig"]["defaults"]["unit"], "")
@@ -94,6 +94,8 @@ def _fill(axes: Any, panel: dict[str, Any], series: list[tuple[str, Any]], start
     axes.set_xlim(0, (end - start) / 60)
     highest = max((value for drawn in axes.lines for value in drawn.get_ydata()), default=0)
     axes.set_ylim(0, 1.15 * highest or 1)
+    if not unit and (highest >= 1 or not highest):
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     axes.yaxis.set_major_formatter(EngFormatter(unit))
     axes.set_xlabel("minutes", fontsize=7, labelpad=1)
     if axes.lines and len(axes.lines) <= MOST_LEGENDS:

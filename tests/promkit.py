@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import socket
 import subprocess
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -44,18 +47,23 @@ def panels() -> Iterator[tuple[str, list[str]]]:
             yield panel["title"], [target["expr"] for target in panel["targets"]]
 
 
-def filled_in(query: str, window: str = "1m") -> str:
-    """Return a query as Grafana sends it: every namespace and job, and rates over `window`."""
-    return query.replace("$__rate_interval", window).replace("$namespace", ".*").replace("$job", ".*")
+def has_data(series: list[dict[str, Any]]) -> bool:
+    """Tell whether the series of a range query have a value."""
+    return any(math.isfinite(float(value)) for found in series for _, value in found["values"])
+
+
+def at(target: str) -> dict[str, Any]:
+    """Return the scrape of one address."""
+    return {"job_name": "llmbatch", "static_configs": [{"targets": [target]}]}
 
 
 @contextmanager
-def prometheus(folder: Path, target: str) -> Iterator[str]:
-    """A Prometheus that scrapes `target` every second and knows the alerts; yields its URL."""
+def prometheus(folder: Path, *scrapes: dict[str, Any], seconds: int = 1) -> Iterator[str]:
+    """A Prometheus that scrapes every so many seconds and knows the alerts; yields its URL."""
     config = {
-        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "global": {"scrape_interval": f"{seconds}s", "evaluation_interval": f"{seconds}s"},
         "rule_files": [str(ALERTS)],
-        "scrape_configs": [{"job_name": "llmbatch", "static_configs": [{"targets": [target]}]}],
+        "scrape_configs": list(scrapes),
     }
     (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
     address = f"127.0.0.1:{free_port()}"
@@ -66,22 +74,34 @@ def prometheus(folder: Path, target: str) -> Iterator[str]:
     with (folder / "prometheus.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
-        wait_for_scrape(f"http://{address}")
+        wait_until_ready(f"http://{address}")
         yield f"http://{address}"
     finally:
         process.terminate()
         process.wait(30)
 
 
-def wait_for_scrape(url: str, seconds: float = 30) -> None:
-    """Wait until the target was scraped once."""
+def wait_until_ready(url: str, seconds: float = 30) -> None:
+    """Wait until it answers."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        with suppress(OSError), urllib.request.urlopen(f"{url}/api/v1/query?query=up==1", timeout=5) as answer:
+        with suppress(OSError), urllib.request.urlopen(f"{url}/-/ready", timeout=5):
+            return
+        time.sleep(0.1)
+    pytest.fail(f"{url} is not ready within {seconds:.0f} s")
+
+
+def wait_for_scrape(url: str, target: str = "", seconds: float = 30) -> None:
+    """Wait until a target of that scrape, or any, was scraped once."""
+    query = f'up{{job="{target}"}}==1' if target else "up==1"
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        arguments = urllib.parse.urlencode({"query": query})
+        with suppress(OSError), urllib.request.urlopen(f"{url}/api/v1/query?{arguments}", timeout=5) as answer:
             if json.load(answer)["data"]["result"]:
                 return
         time.sleep(0.1)
-    pytest.fail(f"{url} has not scraped its target within {seconds:.0f} s")
+    pytest.fail(f"{url} has not scraped {target or 'its target'} within {seconds:.0f} s")
 
 
 def free_port() -> int:

@@ -22,14 +22,15 @@ def main() -> None:
 
     from dashboardkit import Operator, budgeted
     from llmbatch.runtime.control import serving
-    from promkit import prometheus
+    from promkit import at, prometheus, wait_for_scrape
 
     operator = Operator(budgeted(9000))
     with (
         tempfile.TemporaryDirectory() as folder,
         serving(operator.app, "127.0.0.1", 0) as port,
-        prometheus(Path(folder), f"127.0.0.1:{port}") as url,
+        prometheus(Path(folder), at(f"127.0.0.1:{port}")) as url,
     ):
+        wait_for_scrape(url)
         began = time.time()
         for number in range(PASSES):
             if number in NOTICES_AT:

@@ -5,20 +5,16 @@ The cluster around the decisions is the one in memory of `jobworld`, and its dri
 
 from __future__ import annotations
 
-import math
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from draw_dashboard import ask, draw, sent
 
 from dashboardkit import Operator, budgeted
 from llmbatch.runtime.control import serving
-from promkit import ROOT, panels, program, prometheus
-
-sys.path.insert(0, str(ROOT / "docs"))
-from draw_dashboard import ask, draw, sent
+from promkit import at, has_data, panels, program, prometheus, wait_for_scrape
 
 PASSES, NOTICE_AT, SECONDS_A_PASS = 60, 25, 0.2
 WINDOW = "5s"
@@ -32,18 +28,15 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Any:
     began = time.time()
     with (
         serving(operator.app, "127.0.0.1", 0) as port,
-        prometheus(tmp_path_factory.mktemp("tsdb"), f"127.0.0.1:{port}") as url,
+        prometheus(tmp_path_factory.mktemp("tsdb"), at(f"127.0.0.1:{port}")) as url,
     ):
+        wait_for_scrape(url)
         for number in range(PASSES):
             if number == NOTICE_AT:
                 operator.preempt()
             operator.step()
             time.sleep(SECONDS_A_PASS)
         yield url, (began, time.time())
-
-
-def has_data(series: list[dict[str, Any]]) -> bool:
-    return any(math.isfinite(float(value)) for found in series for _, value in found["values"])
 
 
 @pytest.mark.parametrize(

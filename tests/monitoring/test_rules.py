@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import yaml
+from draw_dashboard import sent
 from prometheus_client.parser import text_string_to_metric_families
 
 from llmbatch.controller.metrics import JobFigures
 from metricskit import Operator, counted, operator_text, snapshot
-from promkit import ALERTS, DASHBOARD, ROOT, filled_in, panels, promtool
+from promkit import ALERTS, DASHBOARD, ROOT, panels, promtool
 
 CASES = Path(__file__).with_name("alerts_test.yaml")
 TARGET_LABELS = {"instance", "job"}
@@ -23,7 +24,7 @@ RULES: list[dict[str, Any]] = [
 ]
 QUERIES = [
     *((rule["alert"], rule["expr"]) for rule in RULES),
-    *((title, filled_in(query)) for title, queries in panels() for query in queries),
+    *((title, sent(query, "1m")) for title, queries in panels() for query in queries),
 ]
 
 
