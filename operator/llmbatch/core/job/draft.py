@@ -15,6 +15,9 @@ from llmbatch.core.job.times import rfc3339, since
 PATIENT_SECONDS = 15.0
 """Worker counts, and that the head is ready, lag at most this long, or as long as progress does where that is shorter:
 most often something louder follows before."""
+FIRST_NUMBERS_SECONDS = 30.0
+"""Numbers of a young job lag at most this long, those of an older one a third of its age, up to `status_seconds`:
+whoever watches a short job sees it move, and a job of any length costs few writes."""
 QUIET_FIELDS: dict[str, Any] = {
     "progress": True,
     "stages": True,
@@ -138,13 +141,17 @@ class Draft:
         if self._is_patient(fresh) and age >= self._patience():
             return True
         derived = {"updated_at": self.stored.updated_at, "display": self.stored.display}
-        return fresh.model_copy(update=derived) != self.stored and age >= self.snapshot.settings.status_seconds
+        return fresh.model_copy(update=derived) != self.stored and age >= self._numbers_lag()
 
     def _is_patient(self, fresh: LLMBatchJobStatus) -> bool:
         return fresh.capacity != self.stored.capacity or _head_ready(fresh) != _head_ready(self.stored)
 
     def _patience(self) -> float:
         return min(PATIENT_SECONDS, self.snapshot.settings.status_seconds)
+
+    def _numbers_lag(self) -> float:
+        young = max(FIRST_NUMBERS_SECONDS, since(self.snapshot.now, self.field("started_at")) / 3)
+        return min(young, self.snapshot.settings.status_seconds)
 
     def _flips(self) -> list[EmitEvent]:
         before = {condition.type: condition.status for condition in self.stored.conditions}

@@ -235,7 +235,7 @@ class OperatorSettings(Document):
     network_policy: bool = True
     """Whether each job gets a NetworkPolicy."""
     status_seconds: Annotated[float, Field(gt=0)] = 300.0
-    """Longest time that written progress lags while nothing else changes."""
+    """Longest time that written progress lags while nothing else changes; in a young job it is 30 s."""
 
 
 class Snapshot(Document):

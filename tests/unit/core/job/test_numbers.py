@@ -35,3 +35,23 @@ def test_worker_counts_lag_no_longer_than_progress_may():
         return capacity.workers_ready
 
     assert [shown(5, 300), shown(5, 2), shown(16, 300)] == [3, 4, 4]
+
+
+def test_numbers_follow_soon_in_a_young_job_and_cost_few_writes_in_an_old_one():
+    settled = decide(running_snapshot()).status
+
+    def is_written(ran: float, last: float, status_seconds: float = 300) -> bool:
+        behind = settled.model_copy(
+            update={
+                "progress": settled.progress.model_copy(update={"rows_completed": 1}),
+                "started_at": rfc3339(NOW - ran),
+                "updated_at": rfc3339(NOW - last),
+            }
+        )
+        settings = SETTINGS.model_copy(update={"status_seconds": status_seconds})
+        return decide(running_snapshot(job=job(status=behind), settings=settings)).status != behind
+
+    assert [is_written(40, 20), is_written(40, 30)] == [False, True]
+    assert [is_written(300, 99), is_written(300, 100)] == [False, True]
+    assert [is_written(90_000, 299), is_written(90_000, 300)] == [False, True]
+    assert is_written(300, 10, status_seconds=10)
