@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from testbed.store import Store
 
-from e2ekit import World, condition, done, preempted, world
+from e2ekit import PATIENCE, World, condition, done, preempted, world
 from llmbatch.api.base import KIND
 from llmbatch.core.job.children.names import JOB_LABEL
 
@@ -63,7 +63,7 @@ def test_a_job_goes_on_after_every_end_but_its_own(kubeconfig: Path, store: Stor
         ended = job.until("complete", lambda status: status.get("phase") == "Complete", 400)
         assert (ended["attempt"], ended["failures"], ended["interruptions"]) == (1, 0, 0)
         job.assert_every_row_once()
-        job.until_true("nothing runs any more", lambda: not job.api.items("Pod"))
+        job.api.wait(lambda: not job.api.items("Pod"), PATIENCE)
 
 
 def running(status: dict, attempt: int) -> bool:

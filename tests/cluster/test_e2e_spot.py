@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from testbed.store import Store
 
-from e2ekit import done, preempted, world
+from e2ekit import PATIENCE, done, preempted, world
 from llmbatch.api.base import KIND
 
 pytestmark = [pytest.mark.cluster, pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -58,4 +58,4 @@ def test_a_job_completes_while_spot_is_taken_away_and_comes_back(kubeconfig: Pat
         assert ended["preemptions"]["total"] == 3 + WORKERS
         assert ended["preemptions"].get("failures", 0) == 0
         job.assert_every_row_once()
-        job.until_true("nothing runs any more", lambda: not job.api.items("Pod"))
+        job.api.wait(lambda: not job.api.items("Pod"), PATIENCE)
