@@ -71,10 +71,10 @@ test-vllm: $(VLLM_READY) ## With real vLLM on the CPU (installs 7 GB)
 
 .PHONY: test-cluster
 test-cluster: .venv/.ready ## Against a real control plane and KubeRay, built once from Go modules (root, minutes)
-	$(BIN)/pytest -q -m "cluster and not chart and not e2e"
+	$(BIN)/pytest -q -m "cluster and not chart"
 
 .PHONY: test-e2e
-test-e2e: .venv/.ready ## Whole jobs through faults on such a cluster with real Ray: minutes, and a quiet machine
+test-e2e: .venv/.ready ## Of these only the whole jobs, through faults and with real Ray
 	$(BIN)/pytest -q -m e2e
 
 .PHONY: test-chart
