@@ -24,14 +24,14 @@ from llmbatch.core.job.phase import HEAD_NOT_READY, HEAD_READY, QUEUED
 from llmbatch.core.job.plan import CreateChild, PatchWorkerGroup, SendCapacity, StopRayJob, SubmitRayJob
 from llmbatch.core.job.sizing import Sizing, size_workers
 from llmbatch.core.job.snapshot import Snapshot
-from llmbatch.core.job.stall import pod_trouble, stall
+from llmbatch.core.job.stall import pod_trouble, ripens_in, stall
 from llmbatch.core.job.times import rfc3339, unix
 from llmbatch.errors import SpecError
 
 STARTING_SECONDS = 2.0
-"""How often a job that starts is looked at: Ray's API wakes nobody."""
+"""How often a head is asked that is ready while no driver runs: Ray's API wakes nobody."""
 RUNNING_SECONDS = 10.0
-"""How often a running job's Progress is read."""
+"""How often a running job's Progress is read. A job whose head is not ready is woken by what it waits for."""
 BLOCKED_SECONDS = 10.0
 """How often a job is looked at that waits for something nobody tells of, such as a Secret."""
 DEGRADED_SECONDS = 60.0
@@ -63,6 +63,8 @@ def run(draft: Draft, spec: LLMBatchJobSpec) -> None:
             draft.act(*resized(draft.snapshot, sizing))
     _set_degraded(draft, sizing)
     draft.again_in(_look_again(draft))
+    if (soon := ripens_in(draft.snapshot)) is not None:
+        draft.again_in(soon)
 
 
 def expect(draft: Draft, spec: LLMBatchJobSpec) -> None:
@@ -75,7 +77,8 @@ def _look_again(draft: Draft) -> float:
     facts = draft.snapshot.facts
     if facts.forbidden or facts.rejected:
         return BLOCKED_SECONDS
-    return RUNNING_SECONDS if draft.is_true("Running") else STARTING_SECONDS
+    starting = head_ready(draft.snapshot) and not draft.is_true("Running")
+    return STARTING_SECONDS if starting else RUNNING_SECONDS
 
 
 def entrypoint(attempt: int) -> str:

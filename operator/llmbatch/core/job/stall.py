@@ -65,6 +65,13 @@ def pod_trouble(pod: PodObservation, now: float) -> Stall | None:
     return None
 
 
+def ripens_in(snapshot: Snapshot) -> float | None:
+    """Return the seconds until time alone makes a stall of a pod that no node takes; None where none would be one."""
+    waiting = (pod.created_at for pod in snapshot.pods if pod.unschedulable and not pod.terminating)
+    left = (UNSCHEDULABLE_SECONDS - (snapshot.now - created) for created in waiting)
+    return min((seconds for seconds in left if seconds > 0), default=None)
+
+
 def _no_kuberay(snapshot: Snapshot) -> Stall | None:
     if snapshot.facts.kuberay_installed:
         return None

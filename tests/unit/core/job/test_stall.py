@@ -4,16 +4,33 @@ from typing import Any
 
 import pytest
 
-from controllerkit import NOW, PODS, cluster, job, pod, progress, ray_job, running_snapshot, running_status
+from controllerkit import (
+    NOW,
+    PODS,
+    cluster,
+    condition,
+    job,
+    pod,
+    progress,
+    ray_job,
+    running_snapshot,
+    running_status,
+    status,
+)
+from llmbatch.api.job import CapacityStatus
 from llmbatch.core.job.decide import decide
+from llmbatch.core.job.phase import HEAD_NOT_READY
+from llmbatch.core.job.running import RUNNING_SECONDS
 from llmbatch.core.job.snapshot import (
     ChildObservation,
     ClusterFacts,
+    PodObservation,
     RayApiObservation,
     RuntimeObservation,
     Snapshot,
 )
-from llmbatch.core.job.stall import Stall, scheduling_message, stall
+from llmbatch.core.job.stall import UNSCHEDULABLE_SECONDS, Stall, scheduling_message, stall
+from llmbatch.core.job.times import rfc3339
 
 PENDING: dict[str, Any] = {"phase": "Pending", "ready": False, "node": None}
 
@@ -102,6 +119,24 @@ def test_what_is_only_a_matter_of_time_is_no_stall():
     young = pod("w0", **PENDING, unschedulable="0/1 nodes are available", created_at=NOW - 2)
     starting = pod("w1", ready=False, waiting_reason="ContainerCreating")
     assert stall(running_snapshot(pods=(PODS[0], young, starting))) is None
+
+
+def starting(*pods: PodObservation) -> Snapshot:
+    waiting = condition("ClusterReady", holds=False, reason=HEAD_NOT_READY)
+    wanted = CapacityStatus(workers_wanted=4)
+    stored = status(waiting, attempt=1, ray_cluster_name="summarise", capacity=wanted, updated_at=rfc3339(NOW))
+    return running_snapshot(
+        job=job(status=stored), cluster=cluster(head_ready=False), pods=pods, ray=RayApiObservation()
+    )
+
+
+def test_a_job_is_looked_at_again_when_time_makes_a_stall():
+    head = pod("head", "head", **PENDING, unschedulable="0/1 nodes are available", created_at=NOW - 2)
+    assert decide(starting(head)).requeue_after == UNSCHEDULABLE_SECONDS - 2
+
+
+def test_a_job_that_waits_for_its_head_is_left_alone():
+    assert decide(starting()).requeue_after == RUNNING_SECONDS
 
 
 def test_a_job_with_a_worker_is_degraded_and_not_stalled():
