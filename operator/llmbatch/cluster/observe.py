@@ -38,9 +38,9 @@ from llmbatch.core.job.snapshot import (
 from llmbatch.errors import ForbiddenError, HeadError, HeadTokenError
 
 CHILDREN_SECONDS = 300.0
-"""How long a child that was seen is taken to be there: nobody but the garbage collector should remove one."""
-FIRST_READ_SECONDS = 60
-"""Over how long the first reads after a restart are spread, job by job."""
+"""How long a child that was seen is taken to be there: nobody but the garbage collector should remove one. The first
+reads, after a restart too, come job by job within that time.
+"""
 SECRETS_SECONDS = 300.0
 """How long a user's Secret that was seen is taken to be there. A missing one is looked for in every pass."""
 LOG_TRIES = 5
@@ -146,15 +146,14 @@ class Observer:
         They are created before the RayCluster: where that is there, they were. So a restart reads them bit by bit.
         """
         keys = [key for key, child in memory.children.items() if not child.owned]
-        if running:
+        due = memory.children_due_at
+        if running and (due is None or now >= due):
             support = [(child["kind"], child["metadata"]["name"]) for child in build_support(job, self._settings)]
-            if memory.children_due_at is None:
-                memory.children_due_at = now + _spread(job.uid)
-                for kind, name in support:
-                    memory.children.setdefault((kind, name), ChildObservation(kind=kind, name=name))
-            elif now >= memory.children_due_at:
-                memory.children_due_at = now + CHILDREN_SECONDS
+            memory.children_due_at = now + (_spread(job.uid) if due is None else CHILDREN_SECONDS)
+            if due is not None:
                 keys = [*support, *keys]
+            for kind, name in support:
+                memory.children.setdefault((kind, name), ChildObservation(kind=kind, name=name))
         for kind, name in keys:
             body = await self._read(kind, job.namespace, name, memory)
             if body is None:
@@ -248,7 +247,7 @@ class Observer:
 
 
 def _spread(uid: str) -> float:
-    return zlib.crc32(uid.encode()) % FIRST_READ_SECONDS
+    return zlib.crc32(uid.encode()) % CHILDREN_SECONDS
 
 
 def _finished(job: JobObservation) -> bool:

@@ -52,6 +52,7 @@ class JobRunner:
 
     def __init__(self, key: JobKey, body: Mapping[str, Any], tools: Tools) -> None:
         self.key, self._body, self._tools = key, body, tools
+        self._read: tuple[Mapping[str, Any], JobObservation] | None = None
         self._memory = Memory()
         self._awake = asyncio.Event()
         self._failures = 0
@@ -121,7 +122,7 @@ class JobRunner:
 
     async def _pass(self) -> float | None:
         body, tools = self._body, self._tools
-        job = job_of(body)
+        job = self._job_of(body)
         self.phase = job.status.phase or "Pending"
         snapshot = await tools.observer.observe(job, self._memory, time.time())
         self._save(snapshot)
@@ -138,6 +139,12 @@ class JobRunner:
         if soon is None:
             return plan.requeue_after
         return soon if plan.requeue_after is None else min(soon, plan.requeue_after)
+
+    def _job_of(self, body: Mapping[str, Any]) -> JobObservation:
+        """Return the job as it is read; most passes see the one that the pass before saw."""
+        if self._read is None or self._read[0] is not body:
+            self._read = body, job_of(body)
+        return self._read[1]
 
     async def _act(self, plan: Plan, snapshot: Snapshot) -> float | None:
         """Carry out the actions up to the first that fails; return how soon to look again if one did.
