@@ -1,8 +1,9 @@
-"""What every llmbatch document shares: frozen, camelCase on the wire, unknown fields refused."""
+"""What every llmbatch document shares: frozen, camelCase on the wire, unknown fields refused where a user writes."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Strict
 from pydantic.alias_generators import to_camel
@@ -24,6 +25,19 @@ class Document(BaseModel):
         validate_by_alias=True,
         use_attribute_docstrings=True,
     )
+
+    @classmethod
+    def from_wire(cls, document: str | bytes | Mapping[str, Any]) -> Self:
+        """Return what another part of llmbatch wrote, maybe of a later version: fields that are new are left out.
+
+        What a user writes is validated instead, where a field that nobody knows is a mistake.
+
+        Raises:
+            ValidationError: the fields that are known do not hold what they should.
+        """
+        if isinstance(document, str | bytes):
+            return cls.model_validate_json(document, extra="ignore")
+        return cls.model_validate(document, extra="ignore")
 
     def to_wire(self) -> dict[str, Any]:
         """Return the JSON-ready camelCase form, without the fields that were left unset or null."""

@@ -166,6 +166,6 @@ def _job(job: Mapping[str, Any]) -> RayJobObservation:
 
 def _progress(text: str) -> Progress:
     try:
-        return Progress.model_validate_json(text)
+        return Progress.from_wire(text)
     except ValidationError as error:
         raise HeadError(f"no Progress: {error}") from error

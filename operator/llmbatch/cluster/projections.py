@@ -65,14 +65,8 @@ def status_of(status: Body) -> LLMBatchJobStatus:
     Raises:
         InternalError: it is not one this operator can read.
     """
-    document = dict(status)
     try:
-        return LLMBatchJobStatus.model_validate(document)
-    except ValidationError as error:
-        foreign = {detail["loc"][0] for detail in error.errors() if detail["type"] == "extra_forbidden"}
-        known = {key: value for key, value in document.items() if key not in foreign}
-    try:
-        return LLMBatchJobStatus.model_validate(known)
+        return LLMBatchJobStatus.from_wire(status)
     except ValidationError as error:
         raise InternalError(f"status cannot be read: {error}") from error
 

@@ -55,7 +55,7 @@ class ProxiedHead:
         """
         text = await self._kube.get_text(f"{self._pod}:{CONTROL_PORT}/proxy/v1/progress", self._headers)
         try:
-            return Progress.model_validate_json(text)
+            return Progress.from_wire(text)
         except ValidationError as error:
             raise HeadError(f"no Progress: {error}") from error
 

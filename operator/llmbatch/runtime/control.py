@@ -69,7 +69,7 @@ def application(token: str, desired: Desired, board: Board) -> web.Application:
 
     async def put_capacity(request: web.Request) -> web.Response:
         try:
-            desired.offer(Capacity.model_validate_json(await request.read()))
+            desired.offer(Capacity.from_wire(await request.read()))
         except ValidationError as error:
             raise web.HTTPBadRequest(text=str(error)) from error
         return _progress(board.read())

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from llmbatch import __version__
 from llmbatch.api.progress import Progress
 from llmbatch.api.runspec import RunSpec
 from llmbatch.errors import JobFailedError, LLMBatchError, SpecError, UserError
@@ -83,8 +84,20 @@ def _attempt(options: argparse.Namespace, board: Board, desired: Desired, stop: 
 def _read(path: Path) -> RunSpec:
     try:
         return RunSpec.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
+    except OSError as error:
         raise SpecError(f"run spec {path}: {error}") from error
+    except ValidationError as error:
+        raise SpecError(f"run spec {path}: {error}{_if_newer(error)}") from error
+
+
+def _if_newer(error: ValidationError) -> str:
+    """Return what to do where a field is not known: the operator, which lets through what it knows, is newer."""
+    if all(detail["type"] != "extra_forbidden" for detail in error.errors()):
+        return ""
+    return (
+        f"\nThis image is llmbatch {__version__}, older than the operator: "
+        "set spec.image to one of the operator's version, or leave the field out"
+    )
 
 
 def _failed(last: Progress, error: LLMBatchError) -> Progress:

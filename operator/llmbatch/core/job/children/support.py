@@ -55,7 +55,7 @@ def run_spec_of(job: JobObservation, spec: LLMBatchJobSpec) -> RunSpec:
 
 def run_spec_name(job: JobObservation, document: RunSpec) -> str:
     """Return the ConfigMap's name: it changes with the content, since the ConfigMap is immutable."""
-    return child_name(job.name, f"run-{fingerprint(document.model_dump_json())}")
+    return child_name(job.name, f"run-{fingerprint(document.to_text())}")
 
 
 def build_run_spec(job: JobObservation, document: RunSpec) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def build_run_spec(job: JobObservation, document: RunSpec) -> dict[str, Any]:
         "kind": "ConfigMap",
         "metadata": _metadata(job, run_spec_name(job, document), "run-spec"),
         "immutable": True,
-        "data": {RUN_SPEC_KEY: document.model_dump_json(by_alias=True, exclude_none=True)},
+        "data": {RUN_SPEC_KEY: document.to_text()},
     }
 
 
