@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from rich.console import Group, RenderableType
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from llmbatch.api.progress import Progress
 
-BAR_WIDTH = 40
+BAR_WIDTH, NARROW_BAR_WIDTH = 40, 24
+WIDE = 100
+"""Columns from which on a terminal shows all of a job in one line."""
+PIPE_COLUMNS = 1000
+"""Width of what is no terminal: nothing is folded there, so that `grep` finds it."""
 _MINUTE = 60
 _HOUR = 3600
 
 
 def render(progress: Progress) -> RenderableType:
     """Return what a terminal shows for one Progress: the total, the stages, the warnings."""
-    return Group(_total(progress), _stages(progress), *_notes(progress))
+    return Group(_Total(progress), _stages(progress), *_notes(progress))
 
 
 def one_line(progress: Progress) -> str:
@@ -33,6 +40,27 @@ def one_line(progress: Progress) -> str:
     )
 
 
+def plain_console() -> Console:
+    """Return a console that folds at the width of a terminal, and not at all in a pipe."""
+    return Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS)
+
+
+def table(columns: Sequence[str], *, left: Sequence[str] = (), folding: str = "") -> Table:
+    """Return a table without lines. Nothing in it is cut off: where it is too wide, one column folds.
+
+    Args:
+        columns: Their headers.
+        left: Those that are not aligned to the right, besides the first.
+        folding: The one that folds; left out, the first.
+    """
+    made = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), pad_edge=False)
+    for name in columns:
+        aligned_left = name in (columns[0], *left)
+        folds = name == (folding or columns[0])
+        made.add_column(name, justify="left" if aligned_left else "right", overflow="fold", no_wrap=not folds)
+    return made
+
+
 def duration(seconds: float | None) -> str:
     """Return seconds as `1h02m`, `3m04s` or `5s`; a dash for None."""
     if seconds is None:
@@ -45,35 +73,45 @@ def duration(seconds: float | None) -> str:
     return f"{whole}s"
 
 
-def _total(progress: Progress) -> RenderableType:
-    rows = progress.rows
-    grid = Table.grid(padding=(0, 2))
-    total = "counting" if rows.rows_total is None else f"{rows.rows_total:,}"
-    bar = ProgressBar(
-        total=rows.rows_total or 1,
-        completed=rows.rows_completed,
-        width=BAR_WIDTH,
-        pulse=rows.rows_total is None,
-    )
-    failed = Text(f"{rows.rows_failed:,} failed", style="red" if rows.rows_failed else "dim")
-    grid.add_row(
-        Text(progress.state, style="bold"),
-        bar,
-        f"{rows.rows_completed:,} / {total} rows",
-        failed,
-        f"{progress.rows_per_second:.1f} rows/s",
-        f"{duration(progress.elapsed_seconds)} gone",
-        f"{duration(rows.estimated_remaining_seconds)} left",
-    )
-    return grid
+class _Total:
+    """The bar and the figures of the whole: one line where it is wide enough, else two."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        wide = options.max_width >= WIDE
+        rows, rates = self._rows(BAR_WIDTH if wide else NARROW_BAR_WIDTH), self._rates()
+        for cells in [[*rows, *rates]] if wide else [rows, rates]:
+            grid = Table.grid(padding=(0, 2))
+            grid.add_row(*cells)
+            yield grid
+
+    def _rows(self, bar_width: int) -> list[RenderableType]:
+        rows = self._progress.rows
+        bar = ProgressBar(
+            total=rows.rows_total or 1,
+            completed=rows.rows_completed,
+            width=bar_width,
+            pulse=rows.rows_total is None,
+        )
+        total = "counting" if rows.rows_total is None else f"{rows.rows_total:,}"
+        failed = Text(f"{rows.rows_failed:,} failed", style="red" if rows.rows_failed else "dim")
+        return [Text(self._progress.state, style="bold"), bar, f"{rows.rows_completed:,} / {total} rows", failed]
+
+    def _rates(self) -> list[RenderableType]:
+        progress = self._progress
+        return [
+            f"{progress.rows_per_second:.1f} rows/s",
+            f"{duration(progress.elapsed_seconds)} gone",
+            f"{duration(progress.rows.estimated_remaining_seconds)} left",
+        ]
 
 
 def _stages(progress: Progress) -> Table:
-    table = Table(box=None, header_style="dim", padding=(0, 2))
-    for name in ("stage", "replicas", "starting", "queue", "in flight", "done", "rows/s", "tokens/s"):
-        table.add_column(name, justify="left" if name == "stage" else "right")
+    stages = table(("stage", "replicas", "starting", "queue", "in flight", "done", "rows/s", "tokens/s"))
     for pool in progress.pools:
-        table.add_row(
+        stages.add_row(
             pool.name,
             f"{pool.ready}/{pool.target}",
             str(pool.pending + pool.restarting),
@@ -83,7 +121,7 @@ def _stages(progress: Progress) -> Table:
             f"{pool.rows_per_second:.1f}",
             f"{pool.tokens_per_second:,.0f}",
         )
-    return table
+    return stages
 
 
 def _notes(progress: Progress) -> list[Text]:

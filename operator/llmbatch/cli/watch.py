@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
+from rich.console import Console
+from rich.live import Live as Screen
 
-from llmbatch.api.progress import Progress
 from llmbatch.cli.cluster import FAILED, Context, JobName, Kubeconfig, Namespace, in_cluster, stored_job
-from llmbatch.cli.display import one_line, render
-from llmbatch.cli.status import describe
-from llmbatch.errors import LLMBatchError
+from llmbatch.cli.display import one_line
+from llmbatch.cli.live import Live, LiveJob
+from llmbatch.cli.status import picture
 
 if TYPE_CHECKING:
     from llmbatch.cluster.client import KubeClient
-    from llmbatch.cluster.proxied import ProxiedHead
 
 LOOK_SECONDS = 2.0
 LINE_SECONDS = 10.0
@@ -36,51 +35,33 @@ def watch(name: JobName, namespace: Namespace = None, kubeconfig: Kubeconfig = N
         console = Console()
         if not console.is_terminal:
             return await _follow(kube, default, name, _lines(console), LINE_SECONDS)
-        with Live(console=console, auto_refresh=False) as live:
+        with Screen(console=console, auto_refresh=False) as screen:
             return await _follow(
-                kube, default, name, lambda job, progress: live.update(_picture(job, progress), refresh=True)
+                kube, default, name, lambda job, said: screen.update(picture(job, said, time.time()), refresh=True)
             )
 
     if in_cluster(kubeconfig, context, namespace, work) == "Failed":
         raise typer.Exit(FAILED)
 
 
-Show = Callable[[dict[str, Any], Progress | None], None]
+Show = Callable[[dict[str, Any], Live], None]
 
 
 async def _follow(kube: KubeClient, namespace: str, name: str, show: Show, seconds: float = LOOK_SECONDS) -> str:
-    head: ProxiedHead | None = None
+    live = LiveJob(kube, namespace, name)
     while True:
         job = await stored_job(kube, namespace, name)
-        phase = (job.get("status") or {}).get("phase", "Pending")
+        show(job, await live.ask(job))
+        phase = str((job.get("status") or {}).get("phase", "Pending"))
         if phase in ("Complete", "Failed"):
-            show(job, None)
-            return str(phase)
-        head, progress = await _ask(kube, namespace, name, head)
-        show(job, progress)
+            return phase
         await asyncio.sleep(seconds)
 
 
-async def _ask(
-    kube: KubeClient, namespace: str, name: str, head: ProxiedHead | None
-) -> tuple[ProxiedHead | None, Progress | None]:
-    """Return the head and its Progress; neither where it cannot be reached now."""
-    from llmbatch.cluster.proxied import ProxiedHead
-
-    try:
-        head = head or await ProxiedHead.find(kube, namespace, name)
-        return head, await head.progress()
-    except LLMBatchError:
-        return None, None
-
-
-def _picture(job: dict[str, Any], progress: Progress | None) -> RenderableType:
-    return describe(job) if progress is None else Group(describe(job), render(progress))
-
-
 def _lines(console: Console) -> Show:
-    def show(job: dict[str, Any], progress: Progress | None) -> None:
+    def show(job: dict[str, Any], live: Live) -> None:
         phase = (job.get("status") or {}).get("phase", "Pending")
-        console.print(phase if progress is None else f"{phase}  {one_line(progress)}", soft_wrap=True, highlight=False)
+        line = phase if live.progress is None else f"{phase}  {one_line(live.progress)}"
+        console.print(line, soft_wrap=True, highlight=False)
 
     return show
