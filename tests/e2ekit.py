@@ -26,6 +26,7 @@ from testbed.faults import Faults
 from testbed.store import Store
 
 from llmbatch.api.base import API_VERSION, KIND
+from llmbatch.api.crd import UNSEEN
 from llmbatch.cluster import paths
 from llmbatch.core.job.snapshot import OperatorSettings
 from operatorkit import Body, Kube, kube
@@ -286,7 +287,7 @@ class StatusChecker(threading.Thread):
     def run(self) -> None:
         while not self._stop_asked.wait(1.0):
             job = self._world.api.get(KIND, self._world.name)
-            if job is None or not job.get("status"):
+            if job is None or job["status"]["observedGeneration"] == UNSEEN["observedGeneration"]:
                 continue
             if job["metadata"]["uid"] != self._uid:
                 self._uid, self._last = job["metadata"]["uid"], {}
