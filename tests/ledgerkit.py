@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from obstore import exceptions
 
@@ -19,7 +20,7 @@ from llmbatch.runtime.ledger import Ledger
 from llmbatch.runtime.outputs import write_shard
 from llmbatch.runtime.parts import read_part
 from llmbatch.runtime.records import Commit, Final, Manifest
-from llmbatch.runtime.rows import Row, RowError, StageOutput
+from llmbatch.runtime.rows import SCHEMA, Row, RowError, StageOutput, dumps, output_column
 from llmbatch.runtime.shards import InputFile, ShardKey
 from llmbatch.runtime.storage import Folder, Retry
 
@@ -80,6 +81,25 @@ def rows_of(key: ShardKey, *, failing: Iterable[int] = (), ids: Callable[[int], 
     return [_row(key, position, first, position in set(failing), ids) for position in range(key.rows)]
 
 
+def table_of(key: ShardKey, *, failing: Iterable[int] = (), ids: Callable[[int], str] | None = None) -> pa.Table:
+    """`rows_of` as a table."""
+    return to_table(rows_of(key, failing=failing, ids=ids))
+
+
+def to_table(rows: Iterable[Row]) -> pa.Table:
+    """Pack rows as the pipeline does: `SCHEMA`, and the columns of the stages that some of them passed."""
+    rows = list(rows)
+    columns: dict[str, Any] = {name: [getattr(row, name) for row in rows] for name in SCHEMA.names}
+    columns["fields"] = [dumps(fields) for fields in columns["fields"]]
+    columns["error"] = [dumps(error) if error else "" for error in columns["error"]]
+    arrays = {field.name: pa.array(columns[field.name], field.type) for field in SCHEMA}
+    for stage in dict.fromkeys(name for row in rows for name in row.outputs):
+        outputs = [row.outputs.get(stage) for row in rows]
+        for index, part in enumerate(StageOutput._fields):
+            arrays[output_column(stage, part)] = pa.array([output and output[index] for output in outputs])
+    return pa.table(arrays)
+
+
 def _row(key: ShardKey, position: int, first: int, fails: bool, ids: Callable[[int], str] | None) -> Row:
     number = first + position
     row = Row(
@@ -113,7 +133,7 @@ def attempt_job(spec: LLMBatchJobSpec, keys: list[ShardKey], store: Any, worker:
     done = set(ledger.committed())
     for key in keys:
         if key not in done:
-            write_shard(ledger, spec, key, rows_of(key), worker=worker)
+            write_shard(ledger, spec, key, table_of(key), worker=worker)
     return finalize(ledger, manifest, spec, LATER)
 
 

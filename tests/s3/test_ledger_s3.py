@@ -26,6 +26,8 @@ from ledgerkit import (
     open_ledger,
     rows_of,
     shard_keys,
+    table_of,
+    to_table,
 )
 from llmbatch.errors import OutputError, StorageBusyError
 from llmbatch.runtime.export import export
@@ -74,7 +76,7 @@ def test_a_job_runs_resumes_and_is_final(proxy, bucket, output_format):
     spec = spec_on(proxy, bucket, output_format)
     ledger = open_ledger(spec)
     for key in KEYS[:7]:
-        write_shard(ledger, spec, key, rows_of(key))
+        write_shard(ledger, spec, key, table_of(key))
     proxy.seen.clear()
     final = attempt_job(spec, KEYS, None, "second")
     assert final.rows == sum(key.rows for key in KEYS)
@@ -192,8 +194,8 @@ def test_losers_are_collected_after_final_and_grace(proxy, bucket):
     spec = spec_on(proxy, bucket, "openai")
     ledger = open_ledger(spec)
     for key in KEYS:
-        write_shard(ledger, spec, key, rows_of(key, failing=[0], ids=lambda row, key=key: f"{key}-{row}"))
-        write_shard(ledger, spec, key, rows_of(key, failing=[0], ids=lambda row, key=key: f"{key}-{row}"))
+        write_shard(ledger, spec, key, table_of(key, failing=[0], ids=lambda row, key=key: f"{key}-{row}"))
+        write_shard(ledger, spec, key, table_of(key, failing=[0], ids=lambda row, key=key: f"{key}-{row}"))
     final = finalize(ledger, manifest_of(KEYS), spec, LATER)
     now = datetime.now(UTC)
     later = now + timedelta(hours=2)
@@ -226,9 +228,9 @@ def test_an_export_that_fails_leaves_neither_object_nor_upload(proxy, bucket, s3
     spec = spec_on(proxy, bucket, "jsonl")
     ledger = open_ledger(spec)
     big = [replace(row, fields={"text": os.urandom(3 << 19).hex()}) for row in rows_of(KEYS[0])]
-    write_shard(ledger, spec, KEYS[0], big)
+    write_shard(ledger, spec, KEYS[0], to_table(big))
     for key in KEYS[1:]:
-        write_shard(ledger, spec, key, rows_of(key))
+        write_shard(ledger, spec, key, table_of(key))
     finalize(ledger, manifest_of(KEYS), spec, LATER)
     export(ledger, f"s3://{bucket}/whole.jsonl")
     whole = Folder(f"s3://{bucket}", proxy.storage)

@@ -8,11 +8,13 @@ from __future__ import annotations
 import hashlib
 import io
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from llmbatch.api.job import LLMBatchJobSpec, OutputFormat, Stage, TaskName
@@ -22,11 +24,11 @@ from llmbatch.runtime.ledger import Ledger
 from llmbatch.runtime.parts import read_part, with_replaced
 from llmbatch.runtime.records import Commit
 from llmbatch.runtime.retries import is_kept, replaced_commit
-from llmbatch.runtime.rows import Row, StageOutput, dumps
+from llmbatch.runtime.rows import TOKEN_PARTS, Row, StageOutput, dumps, errors_in, from_table, outputs_in, tokens_in
 from llmbatch.runtime.shards import ShardKey
 
 EXTENSIONS: dict[OutputFormat, str] = {"parquet": "parquet", "jsonl": "jsonl", "openai": "jsonl"}
-VALUE_TYPES: dict[TaskName, pa.DataType] = {
+COLUMN_TYPES: dict[TaskName, pa.DataType] = {
     "generate": pa.string(),
     "embed": pa.list_(pa.float32()),
     "classify": pa.list_(pa.float32()),
@@ -48,7 +50,7 @@ def write_shard(
     ledger: Ledger,
     spec: LLMBatchJobSpec,
     shard: ShardKey,
-    rows: Sequence[Row],
+    table: pa.Table,
     *,
     worker: str = "",
     attempt: str | None = None,
@@ -59,29 +61,33 @@ def write_shard(
         ledger: The job's ledger.
         spec: The job's spec.
         shard: Which shard.
-        rows: All its rows, in any order. In a retry, those that an earlier commit has are marked (`retries`).
+        table: All its rows, in any order: `rows.SCHEMA`, and the columns of the stages they passed. In a retry, those
+            that an earlier commit has are marked (`retries`).
         worker: Who asks, for people.
         attempt: Unique id of this attempt; a random one when left out.
 
     Raises:
-        ShardSplitError: `rows` is not the whole shard, once.
+        ShardSplitError: `table` is not the whole shard, once.
         OutputError: the output cannot be written; the user must act.
         StorageBusyError: it is unknown whether this attempt counts. Calling again is safe.
     """
-    rows = whole_shard(shard, rows)
+    table = whole_shard(shard, table)
     attempt = attempt or uuid.uuid4().hex
     name = f"{shard}-{attempt}.{EXTENSIONS[spec.output.format]}"
-    fresh = [row for row in rows if not is_kept(row)]
+    errors = errors_in(table)
+    fresh = table.filter(pa.array([not is_kept(error) for error in errors], pa.bool_()))
     data = encode(spec, ledger.spec_hash, fresh)
-    before = replaced_commit(ledger, shard, rows)
-    if before is not None and len(fresh) < len(rows):
+    before = replaced_commit(ledger, shard, errors)
+    if before is not None and len(fresh) < len(table):
         part = read_part(ledger.folder, before.data, before.sha256)
-        data = with_replaced(part, data, [row.position for row in fresh], spec.output.format)
+        data = with_replaced(part, data, fresh.column("position").to_pylist(), spec.output.format)
     data_key = ledger.data_prefix + name
     _put_and_verify(ledger, data_key, data)
-    failed = [row for row in fresh if row.error is not None]
+    failed = fresh.filter(pc.not_equal(fresh.column("error"), ""))
+    stages = [stage.name for stage in spec.stages]
+    read, generated = (tokens_in(fresh, stages, part) for part in TOKEN_PARTS)
     errors_key = None
-    if failed and spec.output.format == "openai":
+    if len(failed) and spec.output.format == "openai":
         errors_key = ledger.errors_prefix + name
         _put_and_verify(ledger, errors_key, encode(spec, ledger.spec_hash, failed))
     record = Commit(
@@ -91,12 +97,12 @@ def write_shard(
         errors=errors_key,
         size=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
-        rows=len(rows),
+        rows=len(table),
         failed=len(failed),
-        prompt_tokens=sum(map(prompt_tokens, fresh)) + (before.prompt_tokens if before else 0),
-        completion_tokens=sum(map(completion_tokens, fresh)) + (before.completion_tokens if before else 0),
-        seconds=sum(row.seconds for row in rows),
-        id_hashes=encode_hashes(row.id for row in rows) if has_own_ids(spec) else "",
+        prompt_tokens=_sum(read) + (before.prompt_tokens if before else 0),
+        completion_tokens=_sum(generated) + (before.completion_tokens if before else 0),
+        seconds=_sum(table.column("seconds")),
+        id_hashes=encode_hashes(table.column("id").to_pylist()) if has_own_ids(spec) else "",
         worker=worker,
     )
     stands = ledger.settle(record)
@@ -110,21 +116,25 @@ def _put_and_verify(ledger: Ledger, key: str, data: bytes) -> None:
         raise StorageBusyError(f"{key} has {stored} bytes in the store, {len(data)} were written: write it again")
 
 
-def whole_shard(shard: ShardKey, rows: Sequence[Row]) -> list[Row]:
+def whole_shard(shard: ShardKey, table: pa.Table) -> pa.Table:
     """Return the shard's rows in order.
 
     Raises:
         ShardSplitError: a row is missing, double or another shard's.
     """
-    ordered = sorted(rows, key=lambda row: row.position)
-    strangers = {row.shard for row in ordered} - {str(shard)}
+    strangers = set(pc.unique(table.column("shard")).to_pylist()) - {str(shard)}
     if strangers:
         raise ShardSplitError(f"rows of shard {min(strangers)} came with shard {shard}")
-    if [row.position for row in ordered] != list(range(shard.rows)):
+    positions = table.column("position").to_numpy()
+    ordered = np.arange(shard.rows)
+    if np.array_equal(positions, ordered):
+        return table
+    order = np.argsort(positions)
+    if not np.array_equal(positions[order], ordered):
         raise ShardSplitError(
-            f"shard {shard} came with {len(rows)} rows, not with rows 0 to {shard.rows - 1} once each"
+            f"shard {shard} came with {len(table)} rows, not with rows 0 to {shard.rows - 1} once each"
         )
-    return ordered
+    return table.take(order)
 
 
 def has_own_ids(spec: LLMBatchJobSpec) -> bool:
@@ -132,23 +142,17 @@ def has_own_ids(spec: LLMBatchJobSpec) -> bool:
     return spec.input.format == "openai" or spec.input.id_field is not None
 
 
-def prompt_tokens(row: Row) -> int:
-    """Tokens all stages read for a row."""
-    return sum(output.prompt_tokens for output in row.outputs.values())
+def _sum(column: Any) -> Any:
+    return pc.sum(column, min_count=0).as_py()
 
 
-def completion_tokens(row: Row) -> int:
-    """Tokens all stages generated for a row."""
-    return sum(output.completion_tokens for output in row.outputs.values())
-
-
-def encode(spec: LLMBatchJobSpec, spec_hash: str, rows: Sequence[Row]) -> bytes:
-    """Return the bytes of a part file with `rows`."""
+def encode(spec: LLMBatchJobSpec, spec_hash: str, table: pa.Table) -> bytes:
+    """Return the bytes of a part file with the rows of `table`."""
     if spec.output.format == "parquet":
-        return _encode_parquet(spec, rows)
+        return _encode_parquet(spec, table)
     if spec.output.format == "jsonl":
-        return _lines(_record(spec, row) for row in rows)
-    return _lines(_batch_result(spec, spec_hash, row) for row in rows)
+        return _lines(_record(spec, row) for row in from_table(table))
+    return _lines(_batch_result(spec, spec_hash, row) for row in from_table(table))
 
 
 def output_schema(spec: LLMBatchJobSpec) -> pa.Schema:
@@ -161,7 +165,7 @@ def output_schema(spec: LLMBatchJobSpec) -> pa.Schema:
     if spec.output.keep_input:
         fields.append(("input", pa.string()))
     for stage in spec.stages:
-        fields.append((stage.name, VALUE_TYPES[stage.task]))
+        fields.append((stage.name, COLUMN_TYPES[stage.task]))
         if stage.task == "generate":
             fields.append((f"{stage.name}_finish_reason", pa.string()))
     fields += [("prompt_tokens", pa.int64()), ("completion_tokens", pa.int64())]
@@ -173,13 +177,28 @@ def output_schema(spec: LLMBatchJobSpec) -> pa.Schema:
     return pa.schema(fields)
 
 
-def _encode_parquet(spec: LLMBatchJobSpec, rows: Sequence[Row]) -> bytes:
-    records = [_record(spec, row) for row in rows]
-    columns: dict[str, list[Any]] = {name: [record[name] for record in records] for name in output_schema(spec).names}
+def _encode_parquet(spec: LLMBatchJobSpec, table: pa.Table) -> bytes:
+    schema = output_schema(spec)
+    columns: dict[str, Any] = {"id": table.column("id")}
     if spec.output.keep_input:
-        columns["input"] = [dumps(value) for value in columns["input"]]
+        columns["input"] = table.column("fields")
+    for stage in spec.stages:
+        columns[stage.name] = outputs_in(table, stage.name, "value")
+        if stage.task == "generate":
+            columns[f"{stage.name}_finish_reason"] = outputs_in(table, stage.name, "finish_reason")
+    stages = [stage.name for stage in spec.stages]
+    columns |= {part: tokens_in(table, stages, part) for part in TOKEN_PARTS}
+    errors = errors_in(table)
+    columns["error"] = pa.array([error and f"{error.code}: {error.message}" for error in errors], pa.string())
+    columns["error_stage"] = pa.array([error and error.stage for error in errors], pa.string())
+    arrays = [
+        pa.nulls(len(table), kind.type) if columns[kind.name] is None else columns[kind.name].cast(kind.type)
+        for kind in schema
+    ]
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pydict(columns, schema=output_schema(spec)), buffer, compression="zstd")
+    # In one piece: the bytes of a part must not depend on the batches that its rows came in.
+    part = pa.Table.from_arrays(arrays, schema=schema).combine_chunks()
+    pq.write_table(part, buffer, compression="zstd")
     return buffer.getvalue()
 
 
@@ -192,8 +211,8 @@ def _record(spec: LLMBatchJobSpec, row: Row) -> dict[str, Any]:
         record[stage.name] = None if output is None else output.value
         if stage.task == "generate":
             record[f"{stage.name}_finish_reason"] = None if output is None else output.finish_reason
-    record["prompt_tokens"] = prompt_tokens(row)
-    record["completion_tokens"] = completion_tokens(row)
+    record["prompt_tokens"] = sum(output.prompt_tokens for output in row.outputs.values())
+    record["completion_tokens"] = sum(output.completion_tokens for output in row.outputs.values())
     record["error"] = None if row.error is None else f"{row.error.code}: {row.error.message}"
     record["error_stage"] = None if row.error is None else row.error.stage
     return record

@@ -15,14 +15,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llmbatch.api.job import LLMBatchJobSpec
+from llmbatch.api.job import LLMBatchJobSpec, Stage
 from llmbatch.runtime.ledger import Ledger
 from llmbatch.runtime.outputs import write_shard
 from llmbatch.runtime.prompts import needed_fields
 from llmbatch.runtime.readers.shards import read_split_tables
 from llmbatch.runtime.records import Commit, Manifest
 from llmbatch.runtime.retries import mark_kept
-from llmbatch.runtime.rows import Row, from_table
+from llmbatch.runtime.rows import SCHEMA, TOKEN_PARTS, tokens_in
 from llmbatch.runtime.shards import ShardKey, Split
 from llmbatch.runtime.stages import apply_stage
 
@@ -153,7 +153,7 @@ class _Read:
             for key, table in read_split_tables(split, self._spec.input, self._shard_rows, self._keep):
                 if key.rows == 0:
                     # No row could carry it to the commit: a split without rows is committed where it is read.
-                    write_shard(self._ledger, self._spec, key, [])
+                    write_shard(self._ledger, self._spec, key, SCHEMA.empty_table())
                 else:
                     yield mark_kept(self._ledger, key, table)
 
@@ -170,9 +170,8 @@ def commit_block(block: pa.Table, *, ledger: Ledger, spec: LLMBatchJobSpec) -> p
     worker = ray.get_runtime_context().get_node_id()[:12]
     results = []
     for shard, table in _by_shard(block):
-        rows = from_table(table)
-        result = write_shard(ledger, spec, shard, rows, worker=worker)
-        results.append((result, _tokens(spec, rows)))
+        result = write_shard(ledger, spec, shard, table, worker=worker)
+        results.append((result, [_tokens(stage, table) for stage in spec.stages]))
     return pa.table(
         [
             [result.record.model_dump_json(by_alias=True) for result, _ in results],
@@ -183,9 +182,9 @@ def commit_block(block: pa.Table, *, ledger: Ledger, spec: LLMBatchJobSpec) -> p
     )
 
 
-def _tokens(spec: LLMBatchJobSpec, rows: Sequence[Row]) -> list[int]:
-    outputs = [[row.outputs[stage.name] for row in rows if stage.name in row.outputs] for stage in spec.stages]
-    return [sum(output.prompt_tokens + output.completion_tokens for output in stage) for stage in outputs]
+def _tokens(stage: Stage, table: pa.Table) -> int:
+    read, generated = (tokens_in(table, [stage.name], part) for part in TOKEN_PARTS)
+    return int(pc.sum(pc.add(read, generated), min_count=0).as_py())
 
 
 def _by_shard(block: pa.Table) -> Iterable[tuple[ShardKey, pa.Table]]:

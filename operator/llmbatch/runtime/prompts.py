@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
+import pyarrow as pa
 from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, UndefinedError, meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from llmbatch.api.job import LLMBatchJobSpec, Stage
 from llmbatch.errors import SpecError
-from llmbatch.runtime.rows import Row
+from llmbatch.runtime.rows import RowError, StageOutput, errors_in, names_in
 
 Message = dict[str, Any]
 
@@ -20,8 +20,7 @@ class PromptError(Exception):
     """A row's prompt cannot be made. The row becomes an error row."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """What a stage asks of its engine for one row."""
 
     row_id: str
@@ -39,31 +38,54 @@ def environment() -> ImmutableSandboxedEnvironment:
     return ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True)
 
 
+Asked: TypeAlias = Request | RowError | None
+"""What a stage does with a row: ask its engine, say why it cannot, or nothing, for the row has an error already."""
+
+
 class Renderer:
     """Makes one stage's requests. Compiled once a replica."""
 
     def __init__(self, stage: Stage) -> None:
         prompt = stage.prompt
+        self._stage = stage.name
+        self._needed = _names_in_prompt(stage)
         self._messages_field = prompt.messages_field
         self._system = _filler(prompt.system) if prompt.system is not None else None
         self._user = _filler(prompt.user) if prompt.user is not None else None
         self._query = _filler(prompt.query) if prompt.query is not None else None
 
-    def render(self, row: Row) -> Request:
-        """Return the request for one row.
+    def ask(self, batch: pa.Table) -> list[Asked]:
+        """Return what to do with each row of a batch, a table of `rows.SCHEMA` and of the stages before."""
+        ids: Iterable[str] = batch.column("id").to_pylist()
+        rows = zip(ids, errors_in(batch), names_in(batch, self._needed), strict=True)
+        return [None if error else self._ask(row_id, names) for row_id, error, names in rows]
+
+    def _ask(self, row_id: str, names: Mapping[str, Any]) -> Request | RowError:
+        try:
+            return self.render(row_id, names)
+        except PromptError as error:
+            return RowError(self._stage, "PromptError", str(error))
+
+    def render(self, row_id: str, names: Mapping[str, Any]) -> Request:
+        """Return the request for one row, whose fields and earlier outputs are `names`.
 
         Raises:
             PromptError: a template names a field that this row lacks, or its messages are no messages.
         """
-        names = {**row.fields, **{name: output.value for name, output in row.outputs.items()}}
         if self._messages_field is not None:
             messages = _messages(names, self._messages_field)
-            return Request(row.id, messages, "\n".join(str(message["content"]) for message in messages))
+            return Request(row_id, messages, "\n".join(str(message["content"]) for message in messages))
         user = _render(self._user, names)
         messages = ({"role": "user", "content": user},)
         if self._system is not None:
             messages = ({"role": "system", "content": _render(self._system, names)}, *messages)
-        return Request(row.id, messages, user, _render(self._query, names))
+        return Request(row_id, messages, user, _render(self._query, names))
+
+
+def answers(asked: Sequence[Asked], results: Iterable[StageOutput | RowError]) -> list[StageOutput | RowError | None]:
+    """Return the engine's results in the places of the requests, among the rows that were not asked."""
+    remaining = iter(results)
+    return [next(remaining) if isinstance(one, Request) else one for one in asked]
 
 
 Filler: TypeAlias = Callable[[Mapping[str, Any]], str]
@@ -74,8 +96,17 @@ def _filler(source: str) -> Filler:
     parts = _plain_parts(env.parse(source), env.globals)
     if parts is None:
         return env.from_string(source).render
-    # Most prompts are text and names. Jinja makes a context for each row, which costs several times the joining.
-    return lambda names: "".join([_value(part, names) if is_name else part for is_name, part in parts])
+    # Most prompts are text and names. Jinja makes a context for each row, which costs several times the filling.
+    text = "".join("%s" if is_name else part.replace("%", "%%") for is_name, part in parts)
+    wanted = [part for is_name, part in parts if is_name]
+
+    def fill(names: Mapping[str, Any]) -> str:
+        try:
+            return text % tuple([names[name] for name in wanted])
+        except KeyError as error:
+            raise UndefinedError(f"{error.args[0]!r} is undefined") from error
+
+    return fill
 
 
 def _plain_parts(tree: nodes.Template, reserved: Container[str]) -> list[tuple[bool, str]] | None:
@@ -92,12 +123,6 @@ def _plain_parts(tree: nodes.Template, reserved: Container[str]) -> list[tuple[b
             else:
                 return None
     return parts
-
-
-def _value(name: str, names: Mapping[str, Any]) -> str:
-    if name not in names:
-        raise UndefinedError(f"{name!r} is undefined")
-    return str(names[name])
 
 
 def _render(fill: Filler | None, names: Mapping[str, Any]) -> str:
@@ -174,10 +199,13 @@ def _parsed(place: str, source: str) -> nodes.Template:
 
 def needed_fields(spec: LLMBatchJobSpec) -> frozenset[str]:
     """Return the input fields that some prompt uses; the others need not travel."""
-    names: set[str] = set()
-    for stage in spec.stages:
-        for place, source in _templates(stage).items():
-            names |= meta.find_undeclared_variables(_parsed(place, source))
-        if stage.prompt.messages_field is not None:
-            names.add(stage.prompt.messages_field)
-    return frozenset(names - {stage.name for stage in spec.stages})
+    names = frozenset[str]().union(*map(_names_in_prompt, spec.stages))
+    return names - {stage.name for stage in spec.stages}
+
+
+def _names_in_prompt(stage: Stage) -> frozenset[str]:
+    field = stage.prompt.messages_field
+    names = set() if field is None else {field}
+    for place, source in _templates(stage).items():
+        names |= meta.find_undeclared_variables(_parsed(place, source))
+    return frozenset(names)

@@ -19,7 +19,7 @@ from llmbatch.errors import InternalError
 from llmbatch.runtime.ledger import Ledger
 from llmbatch.runtime.parts import failed_in, read_part
 from llmbatch.runtime.records import Commit, RetryPlan
-from llmbatch.runtime.rows import Row, RowError, dumps
+from llmbatch.runtime.rows import RowError, dumps
 from llmbatch.runtime.shards import ShardKey
 
 KEPT = "Kept"
@@ -67,18 +67,23 @@ def mark_kept(ledger: Ledger, shard: ShardKey, table: pa.Table) -> pa.Table:
     return table.set_column(table.schema.get_field_index("error"), "error", errors)
 
 
-def is_kept(row: Row) -> bool:
-    """Tell whether a row is marked."""
-    return row.error is not None and (row.error.stage, row.error.code) == ("", KEPT)
+def is_kept(error: RowError | None) -> bool:
+    """Tell whether a row's error is the mark."""
+    return error is not None and (error.stage, error.code) == ("", KEPT)
 
 
-def replaced_commit(ledger: Ledger, shard: ShardKey, rows: Sequence[Row]) -> Commit | None:
-    """Return the commit whose failed rows these are, with the marked ones; None for a shard that was never committed.
+def replaced_commit(ledger: Ledger, shard: ShardKey, errors: Sequence[RowError | None]) -> Commit | None:
+    """Return the commit whose failed rows are run again; None for a shard that was never committed.
+
+    Args:
+        ledger: The ledger of a retry.
+        shard: Which shard.
+        errors: The errors of all its rows, with the marks among them.
 
     Raises:
         InternalError: the commit that the marks speak of is gone.
     """
-    marked = next((row.error.message for row in rows if row.error is not None and is_kept(row)), None)
+    marked = next((error.message for error in errors if error is not None and is_kept(error)), None)
     if marked is None:
         found = earlier_commit(ledger, shard)
         return None if found is None else found[1]

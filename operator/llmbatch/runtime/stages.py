@@ -12,8 +12,8 @@ from llmbatch.errors import InternalError
 from llmbatch.runtime.engines.base import Engine
 from llmbatch.runtime.engines.processor import add_engine_stage
 from llmbatch.runtime.engines.simulated import Simulated
-from llmbatch.runtime.prompts import PromptError, Renderer, Request
-from llmbatch.runtime.rows import Row, RowError, from_table, with_results
+from llmbatch.runtime.prompts import Renderer, Request, answers
+from llmbatch.runtime.rows import with_results
 
 
 def make_engine(stage: Stage) -> Engine:
@@ -41,27 +41,14 @@ class Replica:
             InternalError: the engine returned another number of results than it was asked.
         """
         started = time.perf_counter()
-        rows = from_table(batch)
-        asked = [(row, request) for row in rows if row.error is None and (request := self._request(row))]
-        results = self._engine.run([request for _, request in asked]) if asked else []
-        if len(results) != len(asked):
-            raise InternalError(f"stage {self._stage.name}: {len(results)} results for {len(asked)} requests")
-        for (row, _), result in zip(asked, results, strict=True):
-            if isinstance(result, RowError):
-                row.error = result
-            else:
-                row.outputs[self._stage.name] = result
-        seconds = (time.perf_counter() - started) / max(1, len(rows))
-        for row in rows:
-            row.seconds += seconds
-        return with_results(batch, rows)
-
-    def _request(self, row: Row) -> Request | None:
-        try:
-            return self._renderer.render(row)
-        except PromptError as error:
-            row.error = RowError(self._stage.name, "PromptError", str(error))
-            return None
+        asked = self._renderer.ask(batch)
+        requests = [one for one in asked if isinstance(one, Request)]
+        results = self._engine.run(requests) if requests else []
+        if len(results) != len(requests):
+            raise InternalError(f"stage {self._stage.name}: {len(results)} results for {len(requests)} requests")
+        made = answers(asked, results)
+        seconds = (time.perf_counter() - started) / max(1, len(asked))
+        return with_results(batch, self._stage, made, seconds)
 
 
 def apply_stage(dataset: Any, stage: Stage, spec: LLMBatchJobSpec, bounds: tuple[int, int]) -> Any:

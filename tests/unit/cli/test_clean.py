@@ -13,7 +13,11 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from jobs import job
-from ledgerkit import manifest_of, rows_of, shard_keys
+from ledgerkit import (
+    manifest_of,
+    shard_keys,
+    table_of,
+)
 from llmbatch.api.runspec import run_spec
 from llmbatch.cli.main import app
 from llmbatch.runtime.finalize import finalize
@@ -42,7 +46,7 @@ def running(tmp_path: Path) -> Ledger:
     ledger = Ledger.open(plan.spec.output, plan.spec_hash, plan.job)
     for key in KEYS:
         for _ in range(2):
-            write_shard(ledger, plan.spec, key, rows_of(key, ids=lambda row, key=key: f"{key}-{row}"))
+            write_shard(ledger, plan.spec, key, table_of(key, ids=lambda row, key=key: f"{key}-{row}"))
     old = time.time() - DAY
     for path in tmp_path.glob("out/data/*/*"):
         os.utime(path, (old, old))

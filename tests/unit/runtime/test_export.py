@@ -10,7 +10,15 @@ import pytest
 import zstandard
 from pyarrow import dataset
 
-from ledgerkit import LATER, job_spec, manifest_of, open_ledger, rows_of, shard_keys
+from ledgerkit import (
+    LATER,
+    job_spec,
+    manifest_of,
+    open_ledger,
+    rows_of,
+    shard_keys,
+    table_of,
+)
 from llmbatch.errors import InternalError, OutputError
 from llmbatch.runtime import export as export_module
 from llmbatch.runtime.export import export
@@ -31,8 +39,8 @@ def finish(uri, output_format):
     ledger = open_ledger(spec)
     # Committed backwards, with a losing attempt each: only the ledger knows the order and the winners.
     for key in reversed(KEYS):
-        write_shard(ledger, spec, key, rows_of(key))
-        write_shard(ledger, spec, key, rows_of(key))
+        write_shard(ledger, spec, key, table_of(key))
+        write_shard(ledger, spec, key, table_of(key))
     finalize(ledger, manifest_of(KEYS), spec, LATER)
     return ledger
 

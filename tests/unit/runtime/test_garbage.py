@@ -7,7 +7,15 @@ from datetime import timedelta
 
 import pytest
 
-from ledgerkit import CLOCK, assert_exactly_once, job_spec, manifest_of, open_ledger, rows_of, shard_keys
+from ledgerkit import (
+    CLOCK,
+    assert_exactly_once,
+    job_spec,
+    manifest_of,
+    open_ledger,
+    shard_keys,
+    table_of,
+)
 from llmbatch.errors import InternalError
 from llmbatch.runtime.finalize import finalize
 from llmbatch.runtime.garbage import Collected, delete_garbage, find_garbage
@@ -21,8 +29,8 @@ def finished_with_losers(tmp_path, final_after=timedelta(0)):
     spec = job_spec(str(tmp_path))
     ledger = open_ledger(spec)
     for key in KEYS:
-        write_shard(ledger, spec, key, rows_of(key))
-        write_shard(ledger, spec, key, rows_of(key))
+        write_shard(ledger, spec, key, table_of(key))
+        write_shard(ledger, spec, key, table_of(key))
     written = max(path.stat().st_mtime for path in (tmp_path / ledger.data_prefix).iterdir())
     when = CLOCK.fromtimestamp(written, CLOCK.tzinfo)
     return ledger, finalize(ledger, manifest_of(KEYS), spec, when + final_after), when

@@ -29,8 +29,8 @@ from ledgerkit import (
     manifest_of,
     no_fault,
     open_ledger,
-    rows_of,
     shard_keys,
+    table_of,
 )
 from llmbatch.errors import InputError, InternalError, OutputConflictError, OutputError
 from llmbatch.runtime.finalize import finalize
@@ -156,7 +156,7 @@ def test_final_sums_up_and_the_second_one_is_the_first(tmp_path):
     spec = job_spec(str(tmp_path))
     ledger = open_ledger(spec)
     for key in KEYS:
-        write_shard(ledger, spec, key, rows_of(key, failing=[1]))
+        write_shard(ledger, spec, key, table_of(key, failing=[1]))
     final = finalize(ledger, manifest_of(KEYS), spec, LATER)
     assert (final.shards, final.rows, final.failed) == (4, 12, 4)
     assert (final.prompt_tokens, final.completion_tokens) == (8 * 10, 8 * 3)
@@ -174,7 +174,7 @@ def test_an_incomplete_output_is_not_final(tmp_path):
     spec = job_spec(str(tmp_path))
     ledger = open_ledger(spec)
     for key in KEYS[:-1]:
-        write_shard(ledger, spec, key, rows_of(key))
+        write_shard(ledger, spec, key, table_of(key))
     with pytest.raises(InternalError, match="not complete"):
         finalize(ledger, manifest_of(KEYS), spec, LATER)
     assert ledger.read_final() is None
@@ -187,7 +187,7 @@ def test_a_gap_between_shards_is_found(tmp_path):
     ledger = open_ledger(spec)
     keys = shard_keys(files=1, shards=3, rows=2)
     for key in (keys[0], keys[2]):
-        write_shard(ledger, spec, key, rows_of(key))
+        write_shard(ledger, spec, key, table_of(key))
     with pytest.raises(InternalError):
         finalize(ledger, manifest_of(keys), spec, LATER)
 
@@ -206,7 +206,7 @@ def test_a_shard_that_doubles_rows_is_found(tmp_path, stray):
     spec = job_spec(str(tmp_path))
     ledger = open_ledger(spec)
     for key in [*KEYS, stray]:
-        write_shard(ledger, spec, key, rows_of(key))
+        write_shard(ledger, spec, key, table_of(key))
     with pytest.raises(InternalError, match=str(stray)):
         finalize(ledger, manifest_of(KEYS), spec, LATER)
     assert ledger.read_final() is None
@@ -216,7 +216,7 @@ def test_a_shard_that_doubles_rows_is_found(tmp_path, stray):
 def test_a_lost_part_is_found_before_final(tmp_path, damage):
     spec = job_spec(str(tmp_path))
     ledger = open_ledger(spec)
-    records = [write_shard(ledger, spec, key, rows_of(key)).record for key in KEYS]
+    records = [write_shard(ledger, spec, key, table_of(key)).record for key in KEYS]
     part = tmp_path / records[1].data
     if damage == "delete":
         part.unlink()

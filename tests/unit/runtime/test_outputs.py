@@ -22,6 +22,8 @@ from ledgerkit import (
     open_ledger,
     rows_of,
     shard_keys,
+    table_of,
+    to_table,
 )
 from llmbatch.errors import (
     DuplicateIdError,
@@ -37,7 +39,7 @@ from llmbatch.runtime.ledger import Ledger
 from llmbatch.runtime.outputs import encode, output_schema, whole_shard, write_shard
 from llmbatch.runtime.parts import ids_in, read_part
 from llmbatch.runtime.records import Commit
-from llmbatch.runtime.rows import Row, StageOutput, from_table, to_table
+from llmbatch.runtime.rows import SCHEMA, Row, StageOutput, from_table
 from llmbatch.runtime.uniqueids import UniqueIds
 
 [KEY] = shard_keys(files=1, shards=1, rows=3)
@@ -53,7 +55,7 @@ def ids_of(ledger: Ledger, record: Commit) -> list[str]:
 
 def test_parquet_has_one_column_a_stage_and_null_errors(tmp_path):
     spec = job_spec(str(tmp_path))
-    result = write_shard(open_ledger(spec), spec, KEY, rows_of(KEY, failing=[1]), attempt="a1")
+    result = write_shard(open_ledger(spec), spec, KEY, table_of(KEY, failing=[1]), attempt="a1")
     table = pq.read_table(tmp_path / result.record.data)
     assert table.schema.remove_metadata() == pa.schema(
         [
@@ -96,19 +98,19 @@ def test_score_and_classify_have_numbers_for_columns():
     assert (schema.field("rel").type, schema.field("cls").type) == (pa.float64(), pa.list_(pa.float32()))
     [row] = rows_of(replace(KEY, end=1, rows=1))
     row.outputs = {"rel": StageOutput(0.25), "cls": StageOutput([0.75, 0.25])}
-    [record] = pq.read_table(pa.BufferReader(encode(spec, SPEC_HASH, [row]))).to_pylist()
+    [record] = pq.read_table(pa.BufferReader(encode(spec, SPEC_HASH, to_table([row])))).to_pylist()
     assert (record["rel"], record["cls"]) == (0.25, [0.75, 0.25])
 
 
 def test_the_input_is_left_out_unless_asked_for(tmp_path):
     spec = job_spec(str(tmp_path), output={"keepInput": False})
     assert "input" not in output_schema(spec).names
-    assert "input" not in lines(encode(job_spec("x", "jsonl", output={"keepInput": False}), "h", rows_of(KEY)))[0]
+    assert "input" not in lines(encode(job_spec("x", "jsonl", output={"keepInput": False}), "h", table_of(KEY)))[0]
 
 
 def test_jsonl_has_the_same_keys_as_parquet(tmp_path):
     spec = job_spec(str(tmp_path), "jsonl")
-    result = write_shard(open_ledger(spec), spec, KEY, rows_of(KEY, failing=[2]))
+    result = write_shard(open_ledger(spec), spec, KEY, table_of(KEY, failing=[2]))
     records = lines((tmp_path / result.record.data).read_bytes())
     assert [list(record) for record in records] == [output_schema(spec).names] * 3
     assert records[0]["input"] == {"text": "file 0 row 0"}
@@ -120,7 +122,7 @@ def test_jsonl_has_the_same_keys_as_parquet(tmp_path):
 def test_openai_results_have_the_batch_shape_and_errors_a_file_of_their_own(tmp_path):
     spec = job_spec(str(tmp_path), "openai", stages=job_spec("x").to_wire()["stages"][:1])
     ids = ["first", "second", "third"]
-    result = write_shard(open_ledger(spec), spec, KEY, rows_of(KEY, failing=[1], ids=ids.__getitem__))
+    result = write_shard(open_ledger(spec), spec, KEY, table_of(KEY, failing=[1], ids=ids.__getitem__))
     records = lines((tmp_path / result.record.data).read_bytes())
     assert [record["custom_id"] for record in records] == ids
     body = records[0]["response"]["body"]
@@ -143,7 +145,7 @@ def test_openai_results_have_the_batch_shape_and_errors_a_file_of_their_own(tmp_
 def test_openai_results_parse_with_the_openai_client(tmp_path):
     types = pytest.importorskip("openai.types")
     chat = pytest.importorskip("openai.types.chat")
-    rows = rows_of(KEY, ids=str)
+    rows = table_of(KEY, ids=str)
     generate = job_spec("x", "openai", stages=job_spec("x").to_wire()["stages"][:1])
     for record in lines(encode(generate, SPEC_HASH, rows)):
         chat.ChatCompletion.model_validate(record["response"]["body"], strict=True)
@@ -157,8 +159,9 @@ def test_the_same_rows_give_the_same_bytes_whatever_way_they_came(tmp_path, outp
     spec = job_spec(str(tmp_path), output_format)
     ledger = open_ledger(spec)
     rows = rows_of(KEY, failing=[0], ids=str)
-    first = write_shard(ledger, spec, KEY, rows, worker="w1")
-    second = write_shard(ledger, spec, KEY, from_table(to_table(rows[::-1])), worker="w2")
+    first = write_shard(ledger, spec, KEY, to_table(rows), worker="w1")
+    pieces = [to_table([row]) for row in rows[::-1]]
+    second = write_shard(ledger, spec, KEY, pa.concat_tables(pieces, promote_options="default"), worker="w2")
     parts = sorted((tmp_path / ledger.data_prefix).iterdir())
     assert len(parts) == 2
     assert parts[0].read_bytes() == parts[1].read_bytes()
@@ -170,7 +173,7 @@ def test_the_same_rows_give_the_same_bytes_whatever_way_they_came(tmp_path, outp
 def test_the_record_counts_what_is_in_the_part(tmp_path):
     spec = job_spec(str(tmp_path))
     ledger = open_ledger(spec)
-    record = write_shard(ledger, spec, KEY, rows_of(KEY, failing=[1]), worker="node1").record
+    record = write_shard(ledger, spec, KEY, table_of(KEY, failing=[1]), worker="node1").record
     part = (tmp_path / record.data).read_bytes()
     assert record.size == len(part)
     assert read_part(ledger.folder, record.data, record.sha256) == part
@@ -182,7 +185,7 @@ def test_the_record_counts_what_is_in_the_part(tmp_path):
 
 def test_rows_with_ids_of_their_own_are_hashed_in_order(tmp_path):
     spec = job_spec(str(tmp_path), input={"idField": "k"})
-    record = write_shard(open_ledger(spec), spec, KEY, rows_of(KEY, ids="xyz".__getitem__)).record
+    record = write_shard(open_ledger(spec), spec, KEY, table_of(KEY, ids="xyz".__getitem__)).record
     assert decode_hashes(record.id_hashes).tolist() == [hash_id(letter) for letter in "xyz"]
 
 
@@ -191,9 +194,9 @@ def test_anything_but_the_whole_shard_once_is_refused(data):
     key = replace(KEY, end=4, rows=4)
     rows = rows_of(key)
     picked = data.draw(st.lists(st.sampled_from(range(4)), max_size=6))
-    chosen = [rows[index] for index in picked]
+    chosen = to_table([rows[index] for index in picked])
     if sorted(picked) == [0, 1, 2, 3]:
-        assert whole_shard(key, chosen) == rows
+        assert from_table(whole_shard(key, chosen)) == rows
     else:
         with pytest.raises(ShardSplitError, match=str(key)):
             whole_shard(key, chosen)
@@ -205,7 +208,7 @@ def test_rows_of_another_shard_are_refused_and_nothing_is_written(tmp_path):
     rows = rows_of(KEY)
     rows[1].shard = str(replace(KEY, seq=1))
     with pytest.raises(ShardSplitError):
-        write_shard(ledger, spec, KEY, rows)
+        write_shard(ledger, spec, KEY, to_table(rows))
     assert not (tmp_path / "data").exists()
 
 
@@ -213,7 +216,7 @@ def test_a_shard_without_rows_is_a_part_without_rows(tmp_path):
     for output_format in ("parquet", "jsonl", "openai"):
         spec = job_spec(str(tmp_path / output_format), output_format)
         ledger = open_ledger(spec)
-        record = write_shard(ledger, spec, replace(KEY, end=0, rows=0), []).record
+        record = write_shard(ledger, spec, replace(KEY, end=0, rows=0), SCHEMA.empty_table()).record
         assert record.rows == 0
         assert ids_of(ledger, record) == []
 
@@ -228,7 +231,7 @@ def test_a_part_that_arrived_short_is_not_committed():
     spec = job_spec("x")
     ledger = open_ledger(spec, Short(inner, lambda number, name, key: None))
     with pytest.raises(StorageBusyError, match="write it again"):
-        write_shard(ledger, spec, KEY, rows_of(KEY))
+        write_shard(ledger, spec, KEY, table_of(KEY))
     assert list(ledger.committed()) == []
 
 
@@ -237,14 +240,14 @@ def test_a_failed_part_write_commits_nothing_and_names_the_field(tmp_path):
     ledger = open_ledger(spec)
     (tmp_path / "data").touch()
     with pytest.raises(OutputError, match=r"^output.uri: .*Not a directory"):
-        write_shard(ledger, spec, KEY, rows_of(KEY))
+        write_shard(ledger, spec, KEY, table_of(KEY))
     assert list(ledger.committed()) == []
 
 
 def test_a_part_that_was_changed_or_deleted_is_reported(tmp_path):
     spec = job_spec(str(tmp_path))
     ledger = open_ledger(spec)
-    record = write_shard(ledger, spec, KEY, rows_of(KEY)).record
+    record = write_shard(ledger, spec, KEY, table_of(KEY)).record
     (tmp_path / record.data).write_bytes(b"other")
     with pytest.raises(InternalError, match="not the file that was committed"):
         ids_of(ledger, record)
@@ -263,7 +266,7 @@ def test_two_columns_of_one_name_are_refused():
 def test_values_json_has_no_form_for_stay_readable():
     spec = job_spec("x", "jsonl")
     row = Row(str(KEY), -1, 0, "é\u2028\n", {"x": math.nan}, {"say": StageOutput('a\n"b"', 1, 1, "length")})
-    [record] = lines(encode(spec, SPEC_HASH, [row]))
+    [record] = lines(encode(spec, SPEC_HASH, to_table([row])))
     assert record["id"] == row.id
     assert record["say"] == 'a\n"b"'
     assert record["input"] == {"x": None}
@@ -275,8 +278,8 @@ def test_a_repeated_id_is_refused_naming_both_places(tmp_path, output_format):
     ledger = open_ledger(spec)
     keys = shard_keys(files=2, shards=1, rows=3)
     unique = UniqueIds(ledger, manifest_of(keys))
-    first = write_shard(ledger, spec, keys[0], rows_of(keys[0], ids="abc".__getitem__)).record
-    second = write_shard(ledger, spec, keys[1], rows_of(keys[1], ids="dcf".__getitem__)).record
+    first = write_shard(ledger, spec, keys[0], table_of(keys[0], ids="abc".__getitem__)).record
+    second = write_shard(ledger, spec, keys[1], table_of(keys[1], ids="dcf".__getitem__)).record
     unique.add(first)
     unique.finish()
     unique.add(first)
@@ -292,7 +295,7 @@ def test_a_repeated_id_is_refused_naming_both_places(tmp_path, output_format):
 def test_an_id_twice_in_one_shard_is_refused(tmp_path):
     spec = job_spec(str(tmp_path), input={"idField": "k"})
     ledger = open_ledger(spec)
-    record = write_shard(ledger, spec, KEY, rows_of(KEY, ids="aba".__getitem__)).record
+    record = write_shard(ledger, spec, KEY, table_of(KEY, ids="aba".__getitem__)).record
     unique = UniqueIds(ledger, manifest_of([KEY]))
     unique.add(record)
     with pytest.raises(DuplicateIdError, match=r"^input.idField: 'a': .*its row 0\) and .*its row 2\)"):
@@ -305,7 +308,7 @@ def test_two_ids_with_one_hash_are_no_repetition(tmp_path, monkeypatch):
     spec = job_spec(str(tmp_path), input={"idField": "k"})
     ledger = open_ledger(spec)
     unique = UniqueIds(ledger, manifest_of([KEY]))
-    unique.add(write_shard(ledger, spec, KEY, rows_of(KEY, ids="abc".__getitem__)).record)
+    unique.add(write_shard(ledger, spec, KEY, table_of(KEY, ids="abc".__getitem__)).record)
     unique.finish()
 
 
@@ -314,7 +317,7 @@ def test_repeated_ids_nobody_looked_at_stop_the_final(tmp_path):
     ledger = open_ledger(spec)
     keys = shard_keys(files=2, shards=1, rows=3)
     for key in keys:
-        write_shard(ledger, spec, key, rows_of(key, ids="abc".__getitem__))
+        write_shard(ledger, spec, key, table_of(key, ids="abc".__getitem__))
     with pytest.raises(DuplicateIdError):
         finalize(ledger, manifest_of(keys), spec, LATER)
     assert ledger.read_final() is None
@@ -325,5 +328,5 @@ def test_trusted_ids_are_not_compared(tmp_path):
     ledger = open_ledger(spec)
     keys = shard_keys(files=2, shards=1, rows=3)
     for key in keys:
-        write_shard(ledger, spec, key, rows_of(key, ids="abc".__getitem__))
+        write_shard(ledger, spec, key, table_of(key, ids="abc".__getitem__))
     assert finalize(ledger, manifest_of(keys), spec, LATER).rows == 6

@@ -1,15 +1,24 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jinja2 import UndefinedError
 
 from jobs import job, stage
+from ledgerkit import to_table
 from llmbatch.api.job import LLMBatchJobSpec
 from llmbatch.errors import SpecError
-from llmbatch.runtime.prompts import PromptError, Renderer, check_templates, environment, needed_fields
-from llmbatch.runtime.rows import Row, StageOutput
+from llmbatch.runtime.prompts import (
+    PromptError,
+    Renderer,
+    Request,
+    answers,
+    check_templates,
+    environment,
+    needed_fields,
+)
+from llmbatch.runtime.rows import Row, RowError, StageOutput
 
 
 def spec_of(*prompts: dict[str, Any]) -> LLMBatchJobSpec:
@@ -17,27 +26,36 @@ def spec_of(*prompts: dict[str, Any]) -> LLMBatchJobSpec:
     return job("unused", stages=stages).spec  # type: ignore[arg-type]
 
 
-def row(**fields: Any) -> Row:
-    return Row("0", 0, 0, "a", fields)
-
-
 def test_a_prompt_sees_the_fields_and_the_stages_before() -> None:
     renderer = Renderer(stage("judge", prompt={"system": "Be {{ mood }}.", "user": "{{ text }} -> {{ summarise }}"}))
-    source = row(mood="kind", text="long")
-    source.outputs["summarise"] = StageOutput("short")
-    request = renderer.render(source)
+    source = Row("0", 0, 0, "a", {"mood": "kind", "text": "long"}, {"summarise": StageOutput("short")})
+    [request] = renderer.ask(to_table([source]))
+    assert isinstance(request, Request)
     assert request.messages == (
         {"role": "system", "content": "Be kind."},
         {"role": "user", "content": "long -> short"},
     )
 
 
+def test_a_row_that_failed_is_not_asked_and_one_without_the_field_fails() -> None:
+    rows = [Row("0", 0, n, str(n), {"text": n}) for n in range(3)]
+    rows[0].error = RowError("input", "InvalidRow", "not JSON")
+    rows[1].fields = {}
+    first, second, third = Renderer(stage("say", prompt={"user": "{{ text }}"})).ask(to_table(rows))
+    assert first is None
+    assert isinstance(second, RowError)
+    assert (second.stage, second.code) == ("say", "PromptError")
+    assert isinstance(third, Request)
+    output = StageOutput("out")
+    assert answers([first, second, third], [output]) == [None, second, output]
+
+
 def test_markup_in_a_row_is_left_as_it_is() -> None:
-    assert Renderer(stage(prompt={"user": "{{ text }}"})).render(row(text="<a & b>")).text == "<a & b>"
+    assert Renderer(stage(prompt={"user": "{{ text }}"})).render("a", {"text": "<a & b>"}).text == "<a & b>"
 
 
 def test_a_template_in_a_row_is_text_and_no_template() -> None:
-    assert Renderer(stage(prompt={"user": "{{ text }}"})).render(row(text="{{ 7 * 7 }}")).text == "{{ 7 * 7 }}"
+    assert Renderer(stage(prompt={"user": "{{ text }}"})).render("a", {"text": "{{ 7 * 7 }}"}).text == "{{ 7 * 7 }}"
 
 
 @pytest.mark.parametrize(
@@ -45,7 +63,7 @@ def test_a_template_in_a_row_is_text_and_no_template() -> None:
 )
 def test_what_a_template_may_not_do_fails_the_row(template: str) -> None:
     with pytest.raises(PromptError):
-        Renderer(stage(prompt={"user": template})).render(row(text="x"))
+        Renderer(stage(prompt={"user": template})).render("a", {"text": "x"})
 
 
 FRAGMENTS = (
@@ -66,6 +84,7 @@ FRAGMENTS = (
 FIELDS = {"text": "a <b> {{ c }}", "number": 0.5, "nothing": None, "parts": [1, {"a": "b"}]}
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(FRAGMENTS), min_size=1, max_size=6).map("".join))
 def test_a_prompt_is_what_jinja_makes_of_it(template: str) -> None:
     try:
@@ -75,17 +94,17 @@ def test_a_prompt_is_what_jinja_makes_of_it(template: str) -> None:
     renderer = Renderer(stage(prompt={"user": template}))
     if expected is None:
         with pytest.raises(PromptError, match="'missing' is undefined"):
-            renderer.render(row(**FIELDS))
+            renderer.render("a", dict(**FIELDS))
     else:
-        assert renderer.render(row(**FIELDS)).text == expected
+        assert renderer.render("a", dict(**FIELDS)).text == expected
 
 
 def test_messages_come_from_the_row() -> None:
     renderer = Renderer(stage(prompt={"messagesField": "messages"}))
     messages = [{"role": "user", "content": "hi"}]
-    assert renderer.render(row(messages=messages)).messages == tuple(messages)
+    assert renderer.render("a", {"messages": messages}).messages == tuple(messages)
     with pytest.raises(PromptError, match="must be a list of messages"):
-        renderer.render(row(messages="hi"))
+        renderer.render("a", {"messages": "hi"})
 
 
 def test_an_unknown_field_is_named_before_anything_is_created() -> None:

@@ -20,13 +20,14 @@ from ledgerkit import (
     read_rows,
     rows_of,
     shard_keys,
+    to_table,
 )
 from llmbatch.runtime.finalize import finalize
 from llmbatch.runtime.garbage import find_garbage
 from llmbatch.runtime.ledger import Ledger
 from llmbatch.runtime.outputs import write_shard
 from llmbatch.runtime.retries import begin_retry, is_kept, mark_kept
-from llmbatch.runtime.rows import Row, from_table, to_table
+from llmbatch.runtime.rows import Row, from_table
 from llmbatch.runtime.shards import ShardKey
 
 KEYS = shard_keys(files=2, shards=2, rows=4)
@@ -57,8 +58,8 @@ def run(ledger: Ledger, spec: Any, failing: dict[str, tuple[int, ...]], keys: li
         if key in done:
             continue
         rows = from_table(mark_kept(ledger, key, to_table(read(key))))
-        ran.update(row.id for row in rows if not is_kept(row))
-        write_shard(ledger, spec, key, staged(rows, key, failing.get(str(key), ())))
+        ran.update(row.id for row in rows if not is_kept(row.error))
+        write_shard(ledger, spec, key, to_table(staged(rows, key, failing.get(str(key), ()))))
     return ran
 
 

@@ -22,8 +22,8 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from llmbatch.api.job import Stage
-from llmbatch.runtime.prompts import PromptError, Renderer, Request
-from llmbatch.runtime.rows import Row, RowError, StageOutput, from_table, with_results
+from llmbatch.runtime.prompts import Renderer, Request, answers
+from llmbatch.runtime.rows import RowError, StageOutput, with_results
 
 CONCURRENT_BLOCKS = 2
 """Blocks a replica works on at a time: while the last rows of one are generated, the next one fills the engine.
@@ -135,24 +135,11 @@ class EngineReplica:
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
         """Answer a batch: the same rows, each with this stage's output or an error."""
-        rows = from_table(batch)
+        asked = self._renderer.ask(batch)
+        requests = [one for one in asked if isinstance(one, Request)]
         entered = self._clock.enter()
         try:
-            await asyncio.gather(*(self._answer(row) for row in rows if row.error is None))
+            results = await asyncio.gather(*map(self._engine.answer, requests))
         finally:
             share = self._clock.leave(entered)
-        for row in rows:
-            row.seconds += share / len(rows)
-        return with_results(batch, rows)
-
-    async def _answer(self, row: Row) -> None:
-        try:
-            request = self._renderer.render(row)
-        except PromptError as error:
-            row.error = RowError(self._stage.name, "PromptError", str(error))
-            return
-        result = await self._engine.answer(request)
-        if isinstance(result, RowError):
-            row.error = result
-        else:
-            row.outputs[self._stage.name] = result
+        return with_results(batch, self._stage, answers(asked, results), share / max(1, len(asked)))

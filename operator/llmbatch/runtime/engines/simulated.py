@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import orjson
+
 from llmbatch.api.job import Stage
 from llmbatch.runtime.engines.base import row_seed
 from llmbatch.runtime.prompts import Request
@@ -94,7 +96,8 @@ class Simulated:
         # The last two bytes decide on failure, the first ones on the output: independent of each other.
         if int.from_bytes(digest[-2:], "big") < stage.simulation.error_rate * 65_536:
             return RowError(stage.name, "SimulatedError", "simulation.errorRate chose this row")
-        prompt_tokens = math.ceil(sum(len(str(m["content"])) for m in request.messages) / CHARACTERS_A_TOKEN)
+        characters = sum([len(str(message["content"])) for message in request.messages])
+        prompt_tokens = -(-characters // CHARACTERS_A_TOKEN)
         if stage.task == "generate":
             return self._generate(digest, prompt_tokens)
         return StageOutput(self._value(digest), prompt_tokens)
@@ -103,8 +106,8 @@ class Simulated:
         sampling = self._stage.sampling
         model = self._stage.model.name if self._stage.model else ""
         seed = row_seed(sampling.seed or 0, request.row_id) if sampling.temperature else 0
-        text = repr((self._stage.name, model, seed, request.messages, request.query))
-        return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        asked = orjson.dumps((self._stage.name, model, seed, request.messages, request.query))
+        return hashlib.blake2b(asked).digest()
 
     def _generate(self, digest: bytes, prompt_tokens: int) -> StageOutput:
         sampling = self._stage.sampling
@@ -113,8 +116,7 @@ class Simulated:
             return StageOutput(text, prompt_tokens, math.ceil(len(text) / CHARACTERS_A_TOKEN), "stop")
         wanted = 4 + digest[0] % (MOST_WORDS - 4)
         count = min(wanted, sampling.max_tokens)
-        stream = hashlib.shake_128(digest).digest(count)
-        words = " ".join(map(_WORD_OF_BYTE.__getitem__, stream))
+        words = " ".join([_WORD_OF_BYTE[byte] for byte in digest[1 : count + 1]])
         return StageOutput(words, prompt_tokens, count, "stop" if count == wanted else "length")
 
     def _value(self, digest: bytes) -> Any:

@@ -147,7 +147,6 @@ class _Builder:
             pa.array(np.arange(size, dtype=np.int32)),
             pa.array(ids, pa.string()),
             pa.array([fields for _, fields, _ in decoded], pa.string()),
-            pa.repeat("{}", size),
             pa.array(errors, pa.string()) if any(errors) else pa.repeat("", size),
             pa.repeat(0.0, size),
         ]
