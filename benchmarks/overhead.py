@@ -4,7 +4,7 @@
 
 The bare pipeline is what one would write with Ray Data alone: read_json, two map_batches with an actor pool of one,
 write_parquet. Both read the same files with the same Ray, one after the other in turns, each in a process of its own.
-Two times are compared, both with Ray's start: of the run, after the imports, and of the whole process. A shard is
+Two times are compared, both with the import and the start of Ray: of the run, and of the whole process. A shard is
 committed with three requests and passes every stage as a task of its own: `--shard-rows` shows what its size costs.
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import random
 import statistics
 import subprocess
@@ -78,9 +79,9 @@ class Bare:
 
 def bare(folder: Path) -> None:
     """Run the bare pipeline, and print the seconds it took, Ray's start included."""
+    started = time.monotonic()
     import ray
 
-    started = time.monotonic()
     ray.init(num_cpus=4, object_store_memory=STORE_BYTES, include_dashboard=False, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
     rows = ray.data.read_json(f"{folder}/in")
@@ -99,7 +100,9 @@ def bare(folder: Path) -> None:
 def timed(command: list[str]) -> tuple[float, dict[str, Any]]:
     """Return the seconds of a process and the last line it printed."""
     started = time.monotonic()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # Ray lets its workers give way to whatever else runs: they would measure that.
+    env = os.environ | {"RAY_worker_niceness": "0"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     if done.returncode != 0:
         raise SystemExit(done.stderr[-3000:])
     return time.monotonic() - started, json.loads(done.stdout.splitlines()[-1])

@@ -5,6 +5,7 @@ The driver keeps nothing durable: what it counts is rebuilt from the ledger by t
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
@@ -214,7 +215,8 @@ class _Attempt:
         )
         earlier.start()
         try:
-            with embedded_ray(self.options, self.desired):
+            switches = any(stage.resources.gpus for stage in self.spec.stages)
+            with embedded_ray(self.options, self.desired, preload=switches):
                 self._stream_through_ray(todo, items)
         finally:
             ended.set()
@@ -225,7 +227,8 @@ class _Attempt:
         if gpus is not None:
             check_gpus(self.spec, gpus)
         configure_ray_data(self.monitor, self.spec.allocation.reservation_ratio)
-        dataset = pipeline.build(self.spec, self.manifest, todo, self.ledger)
+        cores = os.cpu_count() if self.options.address is None else None
+        dataset = pipeline.build(self.spec, self.manifest, todo, self.ledger, cores)
         pump = threading.Thread(target=_pump, args=(_results(dataset), items, "new"), daemon=True, name="commits")
         pump.start()
         try:

@@ -104,8 +104,13 @@ def timeline(capacity: LocalCapacity) -> list[Step]:
 
 
 @contextmanager
-def embedded_ray(options: RunOptions, desired: Desired) -> Iterator[None]:
+def embedded_ray(options: RunOptions, desired: Desired, *, preload: bool = False) -> Iterator[None]:
     """Start Ray in this process, or join the cluster of `options.address`, for the time of a run.
+
+    Args:
+        options: How to run Ray.
+        desired: Where notices of the trace go.
+        preload: Let each of its processes import at its start what a replica needs, for GPUs that change their stage.
 
     Raises:
         RayStartError: Ray's processes did not come up, or the cluster does not answer.
@@ -113,7 +118,8 @@ def embedded_ray(options: RunOptions, desired: Desired) -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # One process less to start before the first row; it would count for Ray's makers what is run.
     os.environ.setdefault("RAY_DATA_USAGE_DISABLED", "1")
-    os.environ.setdefault("RAY_preload_python_modules", ",".join(PRELOADED_MODULES))
+    if preload:
+        os.environ.setdefault("RAY_preload_python_modules", ",".join(PRELOADED_MODULES))
     import ray
 
     quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}

@@ -32,11 +32,12 @@ task: this bounds what is read again to 1/2000 of the input."""
 READ_CPUS = 0.1
 """CPU a read task reserves: it waits for storage and for the stages most of the time."""
 READS_AT_ONCE = 4
-"""Read tasks that run at a time: each is a process to start, and cuts 10^5 small rows a second."""
+"""Read tasks that run at a time, at most: each is a process to start, and cuts 10^5 small rows a second."""
 COMMIT_CPUS = 0.1
 """CPU a commit reserves: it waits for storage."""
 COMMITS_AT_ONCE = 8
-"""Commit tasks that run at a time, each a process as well: some 80 shards a second with 0.1 s of storage each."""
+"""Commit tasks that run at a time, at most, each a process as well: some 80 shards a second with 0.1 s of storage
+each."""
 
 NEAR_THE_DRIVER = {"scheduling_strategy": "DEFAULT"}
 """Few nodes, the driver's first: Ray Data spreads tasks, and a commit on every node is a process to start on each, and
@@ -57,7 +58,9 @@ class ShardResult:
     """Tokens read and generated in it, by stage."""
 
 
-def build(spec: LLMBatchJobSpec, manifest: Manifest, splits: Sequence[Split], ledger: Ledger) -> Any:
+def build(
+    spec: LLMBatchJobSpec, manifest: Manifest, splits: Sequence[Split], ledger: Ledger, cores: int | None = None
+) -> Any:
     """Return the Ray dataset whose blocks are commit results, one row a shard.
 
     Args:
@@ -65,6 +68,7 @@ def build(spec: LLMBatchJobSpec, manifest: Manifest, splits: Sequence[Split], le
         manifest: The input as it was when the job began.
         splits: What is left to read.
         ledger: Where shards are committed.
+        cores: Processor cores, where all tasks share one machine: there a process too many costs more than it brings.
     """
     from ray.util.annotations import RayDeprecationWarning
 
@@ -79,7 +83,7 @@ def build(spec: LLMBatchJobSpec, manifest: Manifest, splits: Sequence[Split], le
         dataset = ray.data.read_datasource(
             source,
             override_num_blocks=len(groups),
-            compute=ray.data.TaskPoolStrategy(size=READS_AT_ONCE),
+            compute=ray.data.TaskPoolStrategy(size=min(READS_AT_ONCE, cores or READS_AT_ONCE)),
             num_cpus=READ_CPUS,
             ray_remote_args=dict(NEAR_THE_DRIVER),
         )
@@ -90,7 +94,7 @@ def build(spec: LLMBatchJobSpec, manifest: Manifest, splits: Sequence[Split], le
             batch_size=None,
             batch_format="pyarrow",
             zero_copy_batch=True,
-            compute=ray.data.TaskPoolStrategy(size=COMMITS_AT_ONCE),
+            compute=ray.data.TaskPoolStrategy(size=min(COMMITS_AT_ONCE, cores or COMMITS_AT_ONCE)),
             num_cpus=COMMIT_CPUS,
             **NEAR_THE_DRIVER,
             fn_kwargs={"ledger": ledger, "spec": spec},
