@@ -1,7 +1,7 @@
 """The Ray Data pipeline of one attempt: read shards, drive them through the stages, commit each.
 
-A shard is one block from the source to the commit. Ray may bundle a short shard with its neighbour; the
-commit takes apart what came together and refuses a shard that is not whole.
+A shard leaves the source as one block. Where rows are fast, a stage takes several shards together; the commit takes
+apart what came together and refuses a shard that is not whole.
 """
 
 from __future__ import annotations
@@ -198,8 +198,12 @@ def _by_shard(block: pa.Table) -> Iterable[tuple[ShardKey, pa.Table]]:
     if names.count(names[0]) == len(names):
         yield ShardKey.parse(names[0]), block
         return
-    for name, _ in groupby(sorted(names)):
-        yield ShardKey.parse(name), block.filter(pc.equal(block.column("shard"), name))
+    ordered = block.sort_by("shard")
+    start = 0
+    for name, group in groupby(sorted(names)):
+        count = sum(1 for _ in group)
+        yield ShardKey.parse(name), ordered.slice(start, count)
+        start += count
 
 
 def results_of(block: pa.Table) -> list[ShardResult]:

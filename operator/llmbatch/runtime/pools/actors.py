@@ -86,6 +86,7 @@ class StagePool:
         pool.min_size = pool.initial_size = lambda: 0
         self._keep_retiring_out(pool)
         self._time_tasks(pool)
+        self._least_task_rows = self._bundling()._min_rows_per_bundle or 1
         self._bound = BoundTasks(self.operator, pool)
 
     def account(self) -> None:
@@ -154,6 +155,24 @@ class StagePool:
         from ray.data._internal.actor_autoscaler import ActorPoolScalingRequest
 
         self._pool.scale(ActorPoolScalingRequest.upscale(delta=count, reason=reason))
+
+    def bundle(self, rows: int) -> None:
+        """Put waiting shards together to tasks of so many rows; those that are together already go when they are more.
+
+        Ray Data looks at what it gathers when something arrives, and that may take long.
+        """
+        operator = self.operator
+        self._bundling()._min_rows_per_bundle = max(self._least_task_rows, rows)
+        gathered = operator._block_ref_bundler
+        if 0 < gathered.num_rows() >= rows:
+            gathered.finalize()
+            bundle, shards = gathered.get_next_with_original()
+            for shard in shards:
+                operator.metrics.on_input_dequeued(shard, input_index=0)
+            operator._try_schedule_task(bundle, strict=False)
+
+    def _bundling(self) -> Any:
+        return self.operator._block_ref_bundler._strategy
 
     def cancel(self, ids: Collection[str]) -> None:
         """Give up replicas that are not ready yet.

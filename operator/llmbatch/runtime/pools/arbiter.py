@@ -12,6 +12,7 @@ from llmbatch.api.capacity import Capacity
 from llmbatch.api.job import LLMBatchJobSpec, Stage
 from llmbatch.api.progress import Drains
 from llmbatch.core.stages.allocate import allocate
+from llmbatch.core.stages.bundle import task_rows
 from llmbatch.core.stages.model import (
     Allocation,
     AllocationOptions,
@@ -127,6 +128,7 @@ class Arbiter:
         self._drain(doomed)
         announced = doomed_nodes(nodes, _without_lost(capacity), now)
         self._tally.update(doomed, announced, {node.id for node in nodes}, self._drainer.drained(), now)
+        self._bundle(views)
         self._grow(views, seen, allocation)
         self._tend_spares([node for node in nodes if node.id not in doomed and not node.draining])
         self._publish(nodes, allocation)
@@ -153,6 +155,11 @@ class Arbiter:
             load_seconds=estimates.load,
             batch_p95_seconds=estimates.bound_seconds,
         )
+
+    def _bundle(self, views: Sequence[PoolView]) -> None:
+        for pool, view in zip(self._pools, views, strict=True):
+            ready = sum(replica.state == "ready" for replica in view.replicas)
+            pool.bundle(task_rows(view.service.value / max(1, view.gpus), view.queued_rows, ready))
 
     def _grow(self, views: Sequence[PoolView], capacity: CapacityView, allocation: Allocation) -> None:
         """Start what is missing, but no more than finds room now: a replica that waits for a GPU gets in the way."""

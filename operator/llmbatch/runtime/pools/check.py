@@ -9,6 +9,7 @@ def missing_names() -> str:
         from ray._private.state import state
         from ray._raylet import InnerGcsClient  # type: ignore[attr-defined]
         from ray.data._internal.actor_autoscaler import ActorAutoscaler, ActorPoolScalingRequest
+        from ray.data._internal.execution.bundle_queue.bundler import EstimateSize, RebundleQueue
         from ray.data._internal.execution.execution_callback import ExecutionCallback
         from ray.data._internal.execution.interfaces.op_runtime_metrics import OpRuntimeMetrics
         from ray.data._internal.execution.interfaces.physical_operator import DataOpTask
@@ -28,7 +29,13 @@ def missing_names() -> str:
         (ActorAutoscaler, ("try_trigger_scaling",)),
         (
             ActorPoolMapOperator,
-            ("_submit_data_task", "_try_schedule_tasks_internal", "get_actor_info", "get_autoscaling_actor_pools"),
+            (
+                "_submit_data_task",
+                "_try_schedule_task",
+                "_try_schedule_tasks_internal",
+                "get_actor_info",
+                "get_autoscaling_actor_pools",
+            ),
         ),
         (ActorPoolScalingRequest, ("upscale",)),
         (DataOpTask, ("get_waitable", "has_pending_emits", "is_drained", "mark_done", "pending_block_ref")),
@@ -36,9 +43,10 @@ def missing_names() -> str:
         (InnerGcsClient, ("drain_node",)),
         (MapOperator, ("has_execution_finished", "metrics")),
         (MapTransformer, ("get_transform_fns",)),
-        (OpRuntimeMetrics, ("on_input_queued", "on_task_finished")),
+        (OpRuntimeMetrics, ("on_input_dequeued", "on_input_queued", "on_task_finished")),
         (OpState, ("total_enqueued_input_blocks",)),
         (OutputBlockSizeOption, ("of",)),
+        (RebundleQueue, ("finalize", "get_next_with_original", "num_rows")),
         (state, ("get_draining_nodes",)),
         (
             _NodeAwareActorPool,
@@ -61,8 +69,10 @@ def missing_names() -> str:
     missing = [_name(owner, name) for owner, names in needed for name in names if not hasattr(owner, name)]
     assigned = (
         (ActorPoolMapOperator, ("_bundle_queue",)),
-        (MapOperator, ("_data_tasks", "_next_data_task_idx", "_output_queue")),
+        (EstimateSize, ("_min_rows_per_bundle",)),
+        (MapOperator, ("_block_ref_bundler", "_data_tasks", "_next_data_task_idx", "_output_queue")),
         (OpRuntimeMetrics, ("_pending_task_inputs", "_running_tasks")),
+        (RebundleQueue, ("_strategy",)),
         (_ActorPool, ("_pending_actors", "_running_actors")),
     )
     missing += [_name(owner, name) for owner, names in assigned for name in names if not _assigns(owner, name)]

@@ -1,4 +1,4 @@
-"""Taking tasks back from a lost replica, with Ray Data's own operator and pool; its actors are stood in for."""
+"""The tasks of a stage's replicas, with Ray Data's own operator and pool; its actors are stood in for."""
 
 import gc
 import weakref
@@ -126,6 +126,30 @@ def test_a_batch_that_has_come_out_in_part_waits_for_its_replica(stage: Stage) -
     stage.lose_first()
     assert stage.cancelled == []
     assert [(replica.restarting, replica.tasks) for replica in stage.pool.replicas()] == [(True, 1), (False, 1)]
+
+
+def test_small_batches_are_put_together_to_the_size_that_is_asked_for(stage: Stage) -> None:
+    stage.pool.bundle(48)
+    stage.add_batches(2)
+    assert stage.operator.metrics.num_tasks_running == 0
+    stage.add_batches(2)
+    [task] = stage.operator.metrics._running_tasks.values()
+    assert task.inputs.num_rows() == 48
+
+
+def test_what_was_put_together_goes_when_no_more_is_waited_for(stage: Stage) -> None:
+    stage.pool.bundle(48)
+    stage.add_batches(2)
+    metrics = stage.operator.metrics
+    stage.pool.bundle(40)
+    assert metrics.num_tasks_running == 0
+    stage.pool.bundle(0)
+    [task] = metrics._running_tasks.values()
+    assert task.inputs.num_rows() == 32
+    assert metrics.num_tasks_submitted == 1
+    assert metrics.obj_store_mem_internal_inqueue_blocks == 0
+    stage.add_batches(1)
+    assert metrics.num_tasks_running == 2
 
 
 def test_nobody_keeps_a_released_actor_alive(stage: Stage) -> None:
