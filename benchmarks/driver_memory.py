@@ -1,17 +1,19 @@
 """Memory of the driver of `llmbatch run` by the number of rows: the most it took, and the slope in bytes a row.
 
-    python benchmarks/driver_memory.py --rows 100000 --rows 300000 --rows 1000000
+    python benchmarks/driver_memory.py --rows 100000 --rows 1000000 --rows 10000000 --folder /tmp/memory --prepare
+    python benchmarks/driver_memory.py --rows 100000 --rows 1000000 --rows 10000000 --folder /tmp/memory
 
 A thread of the driver keeps 8 bytes a row to find repeated ids (`input.uniqueIds: check`, the default); `--trust`
-leaves that out.
+leaves that out. `--prepare` writes the inputs, which takes as long as the runs.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -23,42 +25,49 @@ import overhead
 SHARD_ROWS = 10_000
 
 
-def most_megabytes(rows: int, *, trust: bool, seed: int) -> float:
-    """Run a job of so many rows, and return the most memory of its driver: high-water mark of the resident set."""
-    with tempfile.TemporaryDirectory(prefix="memory-") as name:
-        folder = Path(name)
-        overhead.write_input(folder, rows, seed)
-        command = overhead.ours(folder, SHARD_ROWS)
-        if trust:
-            path = folder / "job.yaml"
-            document = yaml.safe_load(path.read_text())
-            document["spec"]["input"]["uniqueIds"] = "trust"
-            path.write_text(yaml.safe_dump(document))
-        most = 0
-        last: dict[str, Any] = {}
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-            assert process.stdout is not None
-            for line in process.stdout:
-                last = json.loads(line)
-                status = Path(f"/proc/{process.pid}/status").read_text()
-                most = max(most, int(status.partition("VmHWM:")[2].split()[0]))
-        done = last["progress"]["rows"]["rowsCompleted"]
-        if process.returncode != 0 or done != rows:
-            raise SystemExit(f"{done} of {rows} rows, exit code {process.returncode}")
-        return most / 1024
+def most_megabytes(folder: Path, rows: int, *, trust: bool) -> tuple[float, float]:
+    """Run a job of so many rows; return the most memory of its driver (high-water mark, MB) and the seconds it took."""
+    command = overhead.ours(folder, SHARD_ROWS)
+    shutil.rmtree(folder / f"ours-{SHARD_ROWS}", ignore_errors=True)
+    if trust:
+        path = folder / "job.yaml"
+        document = yaml.safe_load(path.read_text())
+        document["spec"]["input"]["uniqueIds"] = "trust"
+        path.write_text(yaml.safe_dump(document))
+    most = 0
+    last: dict[str, Any] = {}
+    env = os.environ | {"RAY_worker_niceness": "0"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            last = json.loads(line)
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            most = max(most, int(status.partition("VmHWM:")[2].split()[0]))
+    done = last["progress"]["rows"]["rowsCompleted"]
+    if process.returncode != 0 or done != rows:
+        raise SystemExit(f"{done} of {rows} rows, exit code {process.returncode}")
+    return most / 1024, last["progress"]["elapsedSeconds"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, action="append", required=True, help="repeat it for a slope")
+    parser.add_argument("--folder", type=Path, required=True, help="for the inputs, some 120 bytes a row")
+    parser.add_argument("--prepare", action="store_true")
     parser.add_argument("--trust", action="store_true")
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    print("| rows | driver, MB |\n|---|---|")
+    folders = {rows: options.folder / str(rows) for rows in options.rows}
+    if options.prepare:
+        for rows, folder in folders.items():
+            folder.mkdir(parents=True)
+            overhead.write_input(folder, rows, 0)
+        return
+    print("| rows | driver, MB | seconds |\n|---|---|---|")
     found = []
-    for rows in options.rows:
-        found.append(most_megabytes(rows, trust=options.trust, seed=options.seed))
-        print(f"| {rows:,} | {found[-1]:.0f} |", flush=True)
+    for rows, folder in folders.items():
+        megabytes, seconds = most_megabytes(folder, rows, trust=options.trust)
+        found.append(megabytes)
+        print(f"| {rows:,} | {megabytes:.0f} | {seconds:.0f} |", flush=True)
     if len(found) > 1:
         slope, _ = np.polyfit(options.rows, found, 1)
         print(f"slope: {slope * 2**20:.1f} bytes a row")

@@ -1,15 +1,15 @@
 """Exactly once under kill -9: drivers, workers and raylets are killed at random moments, and every row is counted.
 
-    python benchmarks/kill_runs.py --runs 30 --seed 0
+    python benchmarks/kill_runs.py --runs 30 --seed 0 --raw kills.jsonl
 
-Each run is one small job over real input through `llmbatch run`, on an embedded Ray of a head and three nodes. While
+Each run is one small job over real input through `llmbatch run`, on an embedded Ray of a head and two nodes. While
 it goes on, processes are killed with SIGKILL at random moments: a driver, a worker of Ray's (a replica, a read, a
 commit), or a raylet, which takes its node along. A killed driver is started again; in every second run two drivers
 work on the same output from the beginning. A run ends when a driver has reported the job complete; then all ids of
 the output are compared with those of the input.
 
 Prints one line a run (seed, drivers, kills, starts of drivers, rows, lost, twice) and the sums. Exit code 1 if a row
-was lost or twice.
+was lost or twice. With `--raw` each run is added to a file, and the sums are of all runs in it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -34,7 +34,7 @@ import yaml
 
 ROWS = 600
 SHARD_ROWS = 20
-NODES = 3
+NODES = 2
 SECONDS_PER_ROW = 0.02
 """Makes a job of some ten seconds, process start not included."""
 PAUSE_SECONDS = (1.0, 6.0)
@@ -77,7 +77,13 @@ class Driver:
         program = str(Path(sys.executable).parent / "llmbatch")
         command = [program, "run", "job.yaml", "--object-store-mb", "100", "--capacity", "trace.csv"]
         self._process = subprocess.Popen(
-            command, cwd=folder, stdout=self._log, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            cwd=folder,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            # Ray lets its workers give way to whatever else runs: a run would take as long as that.
+            env=os.environ | {"RAY_worker_niceness": "0"},
         )
 
     @property
@@ -121,6 +127,8 @@ def is_kind(pid: int, kind: str) -> bool:
 class Outcome:
     """What came of one run."""
 
+    seed: int
+    drivers: int
     kills: Counter[str] = field(default_factory=Counter)
     starts: int = 0
     gave_up: int = 0
@@ -131,10 +139,11 @@ class Outcome:
     rows: int = 0
 
 
-def one_run(folder: Path, draw: random.Random, drivers: int) -> Outcome:
+def one_run(folder: Path, seed: int) -> Outcome:
     """Run a job to its end through kills, and compare its output with its input."""
     ids = write_job(folder)
-    outcome = Outcome()
+    draw, drivers = random.Random(seed), 1 + seed % 2
+    outcome = Outcome(seed, drivers)
     started = time.monotonic()
     alive: list[Driver] = []
     next_kill = started + draw.uniform(*PAUSE_SECONDS)
@@ -193,29 +202,39 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0, help="seed of the first run")
+    parser.add_argument("--raw", type=Path, help="add the runs to this file")
     options = parser.parse_args()
     # An end of this process ends what it started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    print("| seed | drivers | killed | starts | gave up | seconds | rows | lost | twice |")
-    print("|---|" + "---|" * 8)
-    total = Outcome()
+    runs = earlier(options.raw)
+    print("| seed | drivers | killed | starts | gave up | seconds | rows | lost | twice | load average |")
+    print("|---|" + "---|" * 9)
     for seed in range(options.seed, options.seed + options.runs):
-        drivers = 1 + seed % 2
         with tempfile.TemporaryDirectory(prefix="kill-runs-") as folder:
-            run = one_run(Path(folder), random.Random(seed), drivers)
-        killed = ", ".join(f"{count} {kind}" for kind, count in sorted(run.kills.items())) or "none"
+            run = one_run(Path(folder), seed)
+        runs.append(run)
+        if options.raw is not None:
+            with options.raw.open("a") as file:
+                file.write(json.dumps(asdict(run)) + "\n")
         print(
-            f"| {seed} | {drivers} | {killed} | {run.starts} | {run.gave_up} | {run.seconds:.0f} "
-            f"| {run.rows} of {ROWS} | {run.lost} | {run.twice} |",
+            f"| {seed} | {run.drivers} | {in_words(run.kills)} | {run.starts} | {run.gave_up} | {run.seconds:.0f} "
+            f"| {run.rows} of {ROWS} | {run.lost} | {run.twice} | {os.getloadavg()[1]:.0f} |",
             flush=True,
         )
-        total.kills += run.kills
-        total.rows += run.rows
-        total.lost += run.lost
-        total.twice += run.twice
-    killed = ", ".join(f"{count} {kind}" for kind, count in sorted(total.kills.items()))
-    print(f"{options.runs} runs, killed: {killed}; {total.rows} rows, {total.lost} lost, {total.twice} twice")
-    sys.exit(1 if total.lost or total.twice else 0)
+    kills = sum((run.kills for run in runs), Counter())
+    rows, lost, twice = (sum(getattr(run, name) for run in runs) for name in ("rows", "lost", "twice"))
+    print(f"{len(runs)} runs, killed: {in_words(kills)}; {rows} rows, {lost} lost, {twice} twice")
+    sys.exit(1 if lost or twice else 0)
+
+
+def earlier(raw: Path | None) -> list[Outcome]:
+    """Return the runs that a file has."""
+    lines = raw.read_text().splitlines() if raw is not None and raw.exists() else []
+    return [Outcome(**fields | {"kills": Counter(fields["kills"])}) for fields in map(json.loads, lines)]
+
+
+def in_words(kills: Counter[str]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(kills.items())) or "none"
 
 
 if __name__ == "__main__":

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from jinja2 import TemplateError
 
+from llmbatch.api.job import Endpoint
+from llmbatch.errors import SpecError
 from llmbatch.runtime.prompts import Request
 from llmbatch.runtime.rows import RowError, StageOutput
 
@@ -18,6 +21,22 @@ class Engine(Protocol):
     def run(self, requests: Sequence[Request]) -> list[StageOutput | RowError]:
         """Answer a batch: one result a request, in order. A request that fails is a RowError."""
         ...
+
+
+def api_key(endpoint: Endpoint) -> str:
+    """Return the endpoint's key from the environment.
+
+    Raises:
+        SpecError: the variable is not set.
+    """
+    if endpoint.api_key_env is None:
+        return "none"
+    key = os.environ.get(endpoint.api_key_env)
+    if not key:
+        raise SpecError.of(
+            "endpoint.apiKeyEnv", endpoint.api_key_env, "set this environment variable, or apiKeyEnv to null"
+        )
+    return key
 
 
 def row_seed(seed: int, row_id: str) -> int:

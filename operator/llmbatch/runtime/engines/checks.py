@@ -8,7 +8,7 @@ import jsonschema
 
 from llmbatch.api.job import LLMBatchJobSpec, Stage
 from llmbatch.errors import CapacityError, SpecError
-from llmbatch.runtime.engines.http import api_key
+from llmbatch.runtime.engines.base import api_key
 from llmbatch.runtime.engines.vllm import engine_arguments, parallel_gpus
 
 INSTALL = {

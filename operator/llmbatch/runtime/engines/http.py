@@ -7,7 +7,6 @@ Retry-After; aiolimiter keeps the rate.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, cast
@@ -15,27 +14,11 @@ from typing import Any, cast
 import openai
 from aiolimiter import AsyncLimiter
 
-from llmbatch.api.job import Endpoint, Stage
+from llmbatch.api.job import Stage
 from llmbatch.errors import SpecError
-from llmbatch.runtime.engines.base import row_seed
+from llmbatch.runtime.engines.base import api_key, row_seed
 from llmbatch.runtime.prompts import Request
 from llmbatch.runtime.rows import RowError, StageOutput
-
-
-def api_key(endpoint: Endpoint) -> str:
-    """Return the endpoint's key from the environment.
-
-    Raises:
-        SpecError: the variable is not set.
-    """
-    if endpoint.api_key_env is None:
-        return "none"
-    key = os.environ.get(endpoint.api_key_env)
-    if not key:
-        raise SpecError.of(
-            "endpoint.apiKeyEnv", endpoint.api_key_env, "set this environment variable, or apiKeyEnv to null"
-        )
-    return key
 
 
 class Http:
