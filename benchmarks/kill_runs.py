@@ -25,12 +25,13 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import yaml
+
+import sessions
 
 ROWS = 600
 SHARD_ROWS = 20
@@ -95,22 +96,13 @@ class Driver:
         """Return the processes of a kind."""
         if kind == "driver":
             return [self._process.pid]
-        return [pid for pid in session(self._process.pid) if is_kind(pid, kind)]
+        return [pid for pid in sessions.members(self._process.pid) if is_kind(pid, kind)]
 
     def end(self) -> None:
         """End whatever is left of the session."""
-        for pid in session(self._process.pid):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        sessions.end(self._process.pid)
         self._process.wait()
         self._log.close()
-
-
-def session(leader: int) -> Iterator[int]:
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(ProcessLookupError):
-            if entry.name.isdigit() and os.getsid(int(entry.name)) == leader:
-                yield int(entry.name)
 
 
 def is_kind(pid: int, kind: str) -> bool:

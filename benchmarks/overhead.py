@@ -4,8 +4,9 @@
 
 The bare pipeline is what one would write with Ray Data alone: read_json, two map_batches with an actor pool of one,
 write_parquet. Both read the same files with the same Ray, one after the other in turns, each in a process of its own.
-Two times are compared, both with the import and the start of Ray: of the run, and of the whole process. A shard is
-committed with three requests and passes every stage as a task of its own: `--shard-rows` shows what its size costs.
+Compared are the time of the run and that of the whole process, both with the import and the start of Ray, and the
+processor time of all processes, which depends least on what else the machine does. A shard is committed with three
+requests: `--shard-rows` shows what its size costs.
 """
 
 from __future__ import annotations
@@ -20,14 +21,18 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+import sessions
+
 FILES = 8
 BATCH = 256
 STORE_BYTES = 300_000_000
+LOOK_SECONDS = 0.2
 
 
 def write_input(folder: Path, rows: int, seed: int) -> None:
@@ -97,15 +102,36 @@ def bare(folder: Path) -> None:
     print(json.dumps({"seconds": time.monotonic() - started}))
 
 
-def timed(command: list[str]) -> tuple[float, dict[str, Any]]:
-    """Return the seconds of a process and the last line it printed."""
+@dataclass(frozen=True)
+class Measured:
+    """What a process and its Ray took."""
+
+    seconds: float
+    processor_seconds: float
+    last: dict[str, Any]
+    """The last line it printed."""
+
+
+def timed(command: list[str]) -> Measured:
+    """Run a process in a session of its own."""
     started = time.monotonic()
     # Ray lets its workers give way to whatever else runs: they would measure that.
     env = os.environ | {"RAY_worker_niceness": "0"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
-    if done.returncode != 0:
-        raise SystemExit(done.stderr[-3000:])
-    return time.monotonic() - started, json.loads(done.stdout.splitlines()[-1])
+    with (
+        tempfile.TemporaryFile("w+") as output,
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(command, stdout=output, stderr=errors, env=env, start_new_session=True) as process,
+    ):
+        processor = sessions.Processor(process.pid)
+        while process.poll() is None:
+            processor.look()
+            time.sleep(LOOK_SECONDS)
+        seconds = time.monotonic() - started
+        output.seek(0)
+        errors.seek(0)
+        if process.returncode != 0:
+            raise SystemExit(errors.read()[-3000:])
+        return Measured(seconds, processor.seconds, json.loads(output.read().splitlines()[-1]))
 
 
 def main() -> None:
@@ -118,27 +144,32 @@ def main() -> None:
     if options.bare is not None:
         bare(options.bare)
         return
-    ratios: dict[int, list[float]] = {}
-    print("| seed | shardRows | llmbatch, rows/s | bare, rows/s | ratio | ratio of the processes |")
-    print("|---|---|---|---|---|---|")
+    found: dict[int, list[tuple[float, ...]]] = {}
+    print("| seed | shardRows | llmbatch, rows/s | bare, rows/s | ratio | of processes | of processor time | load |")
+    print("|---|" + "---|" * 7)
     for seed in range(options.seeds):
         with tempfile.TemporaryDirectory(prefix="overhead-") as name:
             folder = Path(name)
             write_input(folder, options.rows, seed)
-            bare_whole, printed = timed([sys.executable, __file__, "--bare", str(folder)])
+            base = timed([sys.executable, __file__, "--bare", str(folder)])
             for shard_rows in options.shard_rows or [256]:
-                whole, last = timed(ours(folder, shard_rows))
-                if last["progress"]["rows"]["rowsCompleted"] != options.rows:
-                    raise SystemExit(f"{last['progress']['rows']} instead of {options.rows} rows")
-                seconds, base = last["progress"]["elapsedSeconds"], printed["seconds"]
-                ratios.setdefault(shard_rows, []).append(base / seconds)
-                print(
-                    f"| {seed} | {shard_rows} | {options.rows / seconds:,.0f} | {options.rows / base:,.0f} "
-                    f"| {base / seconds:.2f} | {bare_whole / whole:.2f} |",
-                    flush=True,
+                run = timed(ours(folder, shard_rows))
+                progress = run.last["progress"]
+                if progress["rows"]["rowsCompleted"] != options.rows:
+                    raise SystemExit(f"{progress['rows']} instead of {options.rows} rows")
+                pairs = (
+                    (base.last["seconds"], progress["elapsedSeconds"]),
+                    (base.seconds, run.seconds),
+                    (base.processor_seconds, run.processor_seconds),
                 )
-    for shard_rows, found in ratios.items():
-        print(f"shardRows {shard_rows}: mean ratio {statistics.mean(found):.2f}, least {min(found):.2f}")
+                ratios = tuple(bare_one / our_one for bare_one, our_one in pairs)
+                found.setdefault(shard_rows, []).append(ratios)
+                rates = " | ".join(f"{options.rows / seconds:,.0f}" for seconds in reversed(pairs[0]))
+                shares = " | ".join(f"{ratio:.2f}" for ratio in ratios)
+                print(f"| {seed} | {shard_rows} | {rates} | {shares} | {os.getloadavg()[0]:.0f} |", flush=True)
+    for shard_rows, rows in found.items():
+        means = ", ".join(f"{statistics.mean(column):.2f}" for column in zip(*rows, strict=True))
+        print(f"shardRows {shard_rows}: mean ratios {means}")
 
 
 def ours(folder: Path, shard_rows: int) -> list[str]:

@@ -12,11 +12,9 @@ commits, which takes longer than what is measured.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import hashlib
 import json
 import os
-import signal
 import statistics
 import subprocess
 import sys
@@ -26,6 +24,7 @@ from pathlib import Path
 
 import yaml
 
+import sessions
 from llmbatch.api.job import LLMBatchJob
 from llmbatch.api.runspec import run_spec
 from llmbatch.runtime.idindex import encode_hashes
@@ -113,14 +112,15 @@ def seconds_to_first_row(folder: Path, output: Path, committed: int) -> tuple[fl
     command = [program, "run", str(folder / "job.yaml"), "--output", str(output), "--json", "--object-store-mb", "150"]
     before = {path.name for path in output.glob("data/*/*")}
     started = time.monotonic()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+    env = os.environ | {"RAY_worker_niceness": "0"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True, env=env) as process:
         try:
             assert process.stdout is not None
             for line in process.stdout:
                 if json.loads(line)["progress"]["shardsCommitted"] > committed or new_part(output, before):
                     return time.monotonic() - started, peak_megabytes(process.pid)
         finally:
-            end_session(process.pid)
+            sessions.end(process.pid)
     raise SystemExit("the run ended without a new row")
 
 
@@ -131,13 +131,6 @@ def new_part(output: Path, before: set[str]) -> bool:
 def peak_megabytes(pid: int) -> float:
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
-
-
-def end_session(leader: int) -> None:
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(ProcessLookupError):
-            if entry.name.isdigit() and os.getsid(int(entry.name)) == leader:
-                os.kill(int(entry.name), signal.SIGKILL)
 
 
 def main() -> None:
@@ -153,8 +146,8 @@ def main() -> None:
             folder.mkdir(parents=True)
             commit_most(folder, write_job(folder, options.shards, seed), options.shards)
         return
-    print("| seed | committed | empty start, s | resume, s | more, s | bytes read | bytes left | driver, MB |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| seed | committed | empty start, s | resume, s | more, s | bytes read | bytes left | driver, MB | load |")
+    print("|---|" + "---|" * 8)
     more = []
     for seed, folder in enumerate(folders):
         job = LLMBatchJob.model_validate(yaml.safe_load((folder / "job.yaml").read_text()))
@@ -165,7 +158,7 @@ def main() -> None:
         more.append(resumed - empty)
         print(
             f"| {seed} | {committed:,} | {empty:.1f} | {resumed:.1f} | {more[-1]:.1f} | {read:,} | {left:,} "
-            f"| {megabytes:.0f} |",
+            f"| {megabytes:.0f} | {os.getloadavg()[0]:.0f} |",
             flush=True,
         )
     print(f"a resume starts {statistics.mean(more):.1f} s later, {max(more):.1f} s at most")
