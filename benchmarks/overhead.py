@@ -87,9 +87,7 @@ def bare(folder: Path) -> None:
     started = time.monotonic()
     import ray
 
-    ray.init(
-        address="local", num_cpus=4, object_store_memory=STORE_BYTES, include_dashboard=False, log_to_driver=False
-    )
+    ray.init(address="local", num_cpus=4, object_store_memory=STORE_BYTES, include_dashboard=False, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
     rows = ray.data.read_json(f"{folder}/in")
     for read, write in (("text", "one"), ("one", "two")):
