@@ -1,7 +1,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jinja2 import UndefinedError
 
@@ -84,7 +84,6 @@ FRAGMENTS = (
 FIELDS = {"text": "a <b> {{ c }}", "number": 0.5, "nothing": None, "parts": [1, {"a": "b"}]}
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(FRAGMENTS), min_size=1, max_size=6).map("".join))
 def test_a_prompt_is_what_jinja_makes_of_it(template: str) -> None:
     try:
