@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 from datetime import datetime
 from itertools import count
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -69,12 +70,15 @@ def finalize(
     totals = _Totals()
     table = io.BytesIO()
     with pq.ParquetWriter(table, WINNER_SCHEMA, compression="zstd") as writer:
-        for batch in batches(ledger.load_commits(keys), WINNER_BATCH):
-            for commit in batch:
+        for batch in batches(keys, WINNER_BATCH):
+            winners = []
+            for commit in ledger.load_commits(batch):
                 totals.add(commit)
                 if checks_ids:
                     unique_ids.add(commit)
-            writer.write_table(_winner_table(batch))
+                # Of a commit with the hashes of its ids only this much may stay in memory.
+                winners.append([getattr(commit, name) for name in WINNER_SCHEMA.names])
+            writer.write_table(_winner_table(winners))
     unique_ids.finish()
     _check_parts(ledger, totals.parts)
     if totals.rows != (cut := sum(key.rows for key in keys)):
@@ -167,8 +171,8 @@ class _Totals:
             self.parts[commit.errors] = _ANY_SIZE
 
 
-def _winner_table(commits: Sequence[Commit]) -> pa.Table:
+def _winner_table(winners: Sequence[Sequence[Any]]) -> pa.Table:
     columns = [
-        pa.array([getattr(commit, field.name) for commit in commits], type=field.type) for field in WINNER_SCHEMA
+        pa.array(values, type=kind.type) for values, kind in zip(zip(*winners, strict=True), WINNER_SCHEMA, strict=True)
     ]
     return pa.Table.from_arrays(columns, schema=WINNER_SCHEMA)

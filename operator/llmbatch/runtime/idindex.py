@@ -87,7 +87,9 @@ class IdIndex:
         if len(run):
             self._runs.append(run)
         while len(self._runs) > 1 and self._should_merge():
-            self._runs[-2:] = [np.sort(np.concatenate(self._runs[-2:]))]
+            merged = np.concatenate(self._runs[-2:])
+            self._runs[-2:] = [merged]
+            merged.sort()
 
     def _should_merge(self) -> bool:
         before, last = len(self._runs[-2]), len(self._runs[-1])

@@ -37,8 +37,11 @@ FINAL_KEY = "_FINAL"
 READERS = 64
 """Commits read at a time: 3,000 a second at 20 ms a read. Two cores decode about 10,000 a second."""
 READ_CHUNK = 64
-"""Commits one thread reads in a row: handing them over singly would cost as much as reading them."""
-READ_AHEAD = 8192
+"""Commits one thread reads in a row, at most: handing them over singly would cost as much as reading them."""
+READ_CHUNK_ROWS = 2**14
+"""Rows of these commits: each row has its id's hash in them."""
+READ_AHEAD = 128
+"""Chunks that are read before they are wanted."""
 _Item = TypeVar("_Item")
 
 
@@ -198,11 +201,11 @@ class Ledger:
         return self.settle(record).attempt == record.attempt
 
     def load_commits(self, keys: Iterable[ShardKey]) -> Iterator[Commit]:
-        """Read the commits of `keys`, in that order: `READERS` at a time, at most `READ_AHEAD` in memory."""
+        """Read the commits of `keys`, in that order: `READERS` at a time, at most `READ_AHEAD` chunks in memory."""
         load = partial(self._load_chunk, self._retried())
         with ThreadPoolExecutor(READERS, thread_name_prefix="load-commits") as pool:
-            for chunk in batches(keys, READ_AHEAD):
-                for commits in pool.map(load, batches(chunk, READ_CHUNK)):
+            for chunks in batches(_chunks(keys), READ_AHEAD):
+                for commits in pool.map(load, chunks):
                     yield from commits
 
     def _load_chunk(self, retried: Mapping[ShardKey, int], keys: Sequence[ShardKey]) -> list[Commit]:
@@ -260,6 +263,19 @@ def batches(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
     remaining = iter(items)
     while batch := list(islice(remaining, size)):
         yield batch
+
+
+def _chunks(keys: Iterable[ShardKey]) -> Iterator[list[ShardKey]]:
+    chunk: list[ShardKey] = []
+    rows = 0
+    for key in keys:
+        chunk.append(key)
+        rows += key.rows
+        if len(chunk) == READ_CHUNK or rows >= READ_CHUNK_ROWS:
+            yield chunk
+            chunk, rows = [], 0
+    if chunk:
+        yield chunk
 
 
 def to_json(document: Document) -> bytes:
