@@ -14,7 +14,12 @@ from llmbatch.errors import LLMBatchError, OutputError
 
 def export(
     file: Annotated[Path, typer.Argument(help="The job file.")],
-    destination: Annotated[str, typer.Argument(help="The file to write; .gz and .zst compress lines.")],
+    destination: Annotated[
+        str,
+        typer.Argument(
+            help="The file to write. `.jsonl` gives lines, of a Parquet output too; `.gz` and `.zst` compress them."
+        ),
+    ],
     any_order: Annotated[bool, typer.Option("--any-order", help="Do not keep the input's order.")] = False,
 ) -> None:
     """Merge a complete job's output into one file, in the input's order."""

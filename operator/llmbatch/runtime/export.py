@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -19,6 +20,7 @@ from llmbatch.errors import OutputError
 from llmbatch.runtime.ledger import Ledger
 from llmbatch.runtime.parts import read_part
 from llmbatch.runtime.records import Winner
+from llmbatch.runtime.rows import dumps
 from llmbatch.runtime.storage import Folder, reporting
 
 NAME = "destination"
@@ -48,12 +50,14 @@ def export(ledger: Ledger, destination: str, ordered: bool = True, *, storage: S
 
     Args:
         ledger: The ledger of a complete job.
-        destination: Path or URI of the file. Lines are compressed when it ends in .gz or .zst.
+        destination: Path or URI of the file. One that ends in .jsonl gets lines, also from a Parquet output; lines are
+            compressed when it ends in .gz or .zst.
         ordered: Rows in input order; otherwise parts come as they arrive.
         storage: How to reach the destination; the output's own options when left out.
 
     Raises:
-        OutputError: the job is not complete or has no rows, or the destination cannot be written.
+        OutputError: the job is not complete or has no rows, or the destination cannot be written or is called
+            .parquet and the output has lines.
         InternalError: a part is not what was committed.
     """
     parent, _, file_name = destination.rpartition("/")
@@ -61,12 +65,15 @@ def export(ledger: Ledger, destination: str, ordered: bool = True, *, storage: S
         raise OutputError.of(NAME, destination, "it must name a file")
     home = parent or ("/" if destination.startswith("/") else ".")
     folder = Folder(home, storage or ledger.output.storage, name=NAME)
+    is_parquet = ledger.output.format == "parquet"
+    if file_name.endswith(".parquet") and not is_parquet:
+        raise OutputError.of(NAME, destination, f"the output is {ledger.output.format}: name a .jsonl file")
     with _sink(folder, file_name) as sink:
         parts = _parts(ledger, ordered)
-        if ledger.output.format == "parquet":
+        if is_parquet and not _plain(file_name).endswith(".jsonl"):
             rows = _merge_parquet(parts, sink)
         else:
-            rows = _merge_lines(parts, sink, file_name)
+            rows = _merge_lines(map(_as_lines, parts) if is_parquet else parts, sink, file_name)
         if rows == 0:
             raise OutputError.of("output.uri", ledger.output.uri, "there are no rows to export")
     return ExportResult(destination, rows, sink.tell())
@@ -135,6 +142,22 @@ def _merge_lines(parts: Iterator[tuple[Winner, bytes]], sink: _Sink, file_name: 
             stream.write(data)
             rows += winner.rows
     return rows
+
+
+def _plain(file_name: str) -> str:
+    """Return a file name without the ending of a compression."""
+    suffix = next((suffix for suffix in COMPRESSIONS if file_name.endswith(suffix)), "")
+    return file_name.removesuffix(suffix)
+
+
+def _as_lines(part: tuple[Winner, bytes]) -> tuple[Winner, bytes]:
+    """Return a Parquet part as the lines that a `jsonl` output has."""
+    winner, data = part
+    records = pq.read_table(io.BytesIO(data)).to_pylist()
+    for record in records:
+        if "input" in record:
+            record["input"] = json.loads(record["input"])
+    return winner, "".join(f"{dumps(record)}\n" for record in records).encode()
 
 
 @contextmanager

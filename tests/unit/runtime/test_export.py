@@ -76,6 +76,22 @@ def test_lines_are_compressed_by_suffix(tmp_path):
         assert zstandard.ZstdDecompressor().stream_reader(file).read() == plain.read_bytes()
 
 
+def test_a_file_of_lines_has_the_lines_of_a_parquet_output_too(tmp_path):
+    exported = []
+    for output_format in ("parquet", "jsonl"):
+        ledger = finish(str(tmp_path / output_format), output_format)
+        export(ledger, str(tmp_path / f"{output_format}.jsonl.gz"))
+        exported.append(gzip.decompress((tmp_path / f"{output_format}.jsonl.gz").read_bytes()))
+    assert exported[0] == exported[1]
+
+
+def test_lines_are_not_called_parquet(tmp_path):
+    ledger = finish(str(tmp_path / "out"), "jsonl")
+    with pytest.raises(OutputError, match=r"all\.parquet.*name a \.jsonl file"):
+        export(ledger, str(tmp_path / "all.parquet"))
+    assert not (tmp_path / "all.parquet").exists()
+
+
 def test_row_groups_are_gathered_from_many_parts(tmp_path, monkeypatch):
     ledger = finish(str(tmp_path / "out"), "parquet")
     monkeypatch.setattr(export_module, "ROW_GROUP_ROWS", 50)
