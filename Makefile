@@ -83,7 +83,7 @@ test-chart: .venv/.ready ## The Helm chart: rendered, then installed on a test c
 
 .PHONY: cluster
 cluster: .venv/.ready ## Start such a cluster with three spot nodes; prints its KUBECONFIG, ends with Ctrl-C
-	PYTHONPATH=tests/cluster $(BIN)/python -m testbed --spot 3
+	PYTHONPATH=tests/cluster $(BIN)/python -m testbed --spot 3 --no-llmbatch-crd
 
 .PHONY: audit
 audit: $(UV) ## Known vulnerabilities of the locked libraries, by PyPI

@@ -58,8 +58,15 @@ def at(target: str) -> dict[str, Any]:
 
 
 @contextmanager
-def prometheus(folder: Path, *scrapes: dict[str, Any], seconds: int = 1) -> Iterator[str]:
-    """A Prometheus that scrapes every so many seconds and knows the alerts; yields its URL."""
+def prometheus(folder: Path, *scrapes: dict[str, Any], seconds: int = 1, hosts: Path | None = None) -> Iterator[str]:
+    """A Prometheus that scrapes every so many seconds and knows the alerts; yields its URL.
+
+    Args:
+        folder: of its files.
+        scrapes: as in its configuration.
+        seconds: between two scrapes.
+        hosts: its /etc/hosts, such as that of a test cluster's pods; needs root.
+    """
     config = {
         "global": {"scrape_interval": f"{seconds}s", "evaluation_interval": f"{seconds}s"},
         "rule_files": [str(ALERTS)],
@@ -71,6 +78,9 @@ def prometheus(folder: Path, *scrapes: dict[str, Any], seconds: int = 1) -> Iter
         program("prometheus"), f"--config.file={folder}/prometheus.yaml", f"--storage.tsdb.path={folder}/data",
         f"--web.listen-address={address}",
     ]  # fmt: skip
+    if hosts is not None:
+        script = f'mount --make-rprivate / && mount --bind {hosts} /etc/hosts && exec "$@"'
+        command = ["unshare", "--mount", "sh", "-c", script, "sh", *command]
     with (folder / "prometheus.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:

@@ -22,5 +22,5 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     if why := missing_rights():
         pytest.skip(f"no test cluster: {why}")
     folder = tmp_path_factory.mktemp("cluster")
-    with local_cluster(folder, "--no-llmbatch-crd", "--spot", "1") as kubeconfig:
+    with local_cluster(folder, "--no-llmbatch-crd", "--spot", "3") as kubeconfig:
         yield Cluster(kubeconfig, folder)

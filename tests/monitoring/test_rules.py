@@ -18,6 +18,7 @@ from metricskit import Operator, counted, operator_text, snapshot
 from promkit import ALERTS, DASHBOARD, ROOT, panels, promtool
 
 CASES = Path(__file__).with_name("alerts_test.yaml")
+MANUAL = ROOT / "docs/monitoring.md"
 TARGET_LABELS = {"instance", "job"}
 RULES: list[dict[str, Any]] = [
     rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]
@@ -59,6 +60,16 @@ def test_every_query_parses(tmp_path: Path) -> None:
     file = tmp_path / "queries.yaml"
     file.write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": rules}]}))
     promtool("check", "rules", str(file))
+
+
+def test_the_scrapes_in_the_manual_are_taken(tmp_path: Path) -> None:
+    for name in ("alerts.yaml", "token"):
+        (tmp_path / name).write_text(ALERTS.read_text() if name == "alerts.yaml" else "secret")
+    shown = re.findall(r'^```yaml title="prometheus.yml"\n(.*?)^```$', MANUAL.read_text(), re.MULTILINE | re.DOTALL)
+    assert shown
+    for text in shown:
+        (tmp_path / "prometheus.yml").write_text(text)
+        promtool("check", "config", str(tmp_path / "prometheus.yml"))
 
 
 def test_the_alerts_fire_where_they_should_and_nowhere_else() -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from testbed import faults
 from typer.testing import CliRunner
 
 from llmbatch.api.crd import custom_resource_definition
@@ -104,6 +105,13 @@ def test_commands_that_cost_nothing_do_what_they_say(page: Path, monkeypatch: py
         if words[0] in CHEAP_VERBS and all(file.exists() for file in files):
             result = CliRunner().invoke(app, words)
             assert result.exit_code == 0, f"{words}\n{result.output}"
+
+
+@pages
+def test_faults_of_the_test_cluster_are_understood(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for words in commands(page, "faults"):
+        monkeypatch.setattr(sys, "argv", ["faults", *words])
+        assert faults.arguments().node
 
 
 @pages

@@ -76,6 +76,7 @@ async def _serve(
         if not (arguments.no_kuberay or arguments.api_only):
             plane.start_kuberay()
         await _describe(client, network)
+        network.hosts_of("default")  # for programs of this machine that ask for services by name
         if store is not None:
             await _create_nodes(client, arguments.spot)
             await _offer(client, store)
@@ -101,11 +102,24 @@ def _usage(plane: ControlPlane, store: Store | None, folder: Path) -> str:
     return "\n".join(
         [
             *(f"export {name}={value}" for name, value in variables.items()),
-            f"alias kubectl='{binaries.path('controlplane')} kubectl'",
-            f"alias faults='PYTHONPATH={Path(__file__).parents[1]} {sys.executable} -m testbed.faults'",
+            f"export PATH={_write_programs(folder / 'bin')}:$PATH",
             f"# Pods log to {folder}/pods/*/*.log. `faults --help`: what can happen to a node. Ctrl-C ends it all.",
         ]
     )
+
+
+def _write_programs(folder: Path) -> Path:
+    """Write kubectl, helm and faults, for a person and for scripts; helm is built when it is first called."""
+    here = f"PYTHONPATH={Path(__file__).parents[1]} exec {sys.executable} -m testbed"
+    folder.mkdir(exist_ok=True)
+    for name, command in (
+        ("kubectl", f"exec {binaries.path('controlplane')} kubectl"),
+        ("helm", f"{here}.binaries helm"),
+        ("faults", f"{here}.faults"),
+    ):
+        (folder / name).write_text(f'#!/bin/sh\n{command} "$@"\n')
+        (folder / name).chmod(0o755)
+    return folder
 
 
 async def _describe(client: KubeClient, network: Network) -> None:

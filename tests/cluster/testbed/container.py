@@ -132,7 +132,14 @@ class Container:
 
 
 def _base() -> dict[str, str]:
-    return {"PATH": PATH, "HOME": "/tmp", "LANG": "C.UTF-8", "GRPC_DNS_RESOLVER": "native", "PYTHONUNBUFFERED": "1"}
+    return {
+        "PATH": PATH,
+        "HOME": "/tmp",
+        "USER": "llmbatch",
+        "LANG": "C.UTF-8",
+        "GRPC_DNS_RESOLVER": "native",
+        "PYTHONUNBUFFERED": "1",
+    }
 
 
 def _script(launch: Launch) -> str:

@@ -70,14 +70,14 @@ class Faults:
 
 
 async def _main() -> None:
-    arguments = _arguments()
+    options = arguments()
     client = await KubeClient.connect()
     faults = Faults(client)
-    name = arguments.node
+    name = options.node
     try:
-        match arguments.fault:
+        match options.fault:
             case "come":
-                await faults.come(name, gpus=arguments.gpus, **{MARKET: arguments.market})
+                await faults.come(name, gpus=options.gpus, **{MARKET: options.market})
             case "vanish":
                 await faults.vanish(name)
             case "hang":
@@ -85,20 +85,21 @@ async def _main() -> None:
             case "recover":
                 await faults.recover(name)
             case "taint":
-                await faults.taint(name, arguments.key, arguments.value, arguments.effect)
+                await faults.taint(name, options.key, options.value, options.effect)
             case "untaint":
-                await faults.untaint(name, arguments.key)
+                await faults.untaint(name, options.key)
             case "cordon":
                 await faults.cordon(name)
             case "uncordon":
                 await faults.cordon(name, on=False)
             case "condition":
-                await faults.condition(name, arguments.type, arguments.status)
+                await faults.condition(name, options.type, options.status)
     finally:
         await client.close()
 
 
-def _arguments() -> argparse.Namespace:
+def arguments() -> argparse.Namespace:
+    """Return what the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m testbed.faults", description=__doc__)
     faults = parser.add_subparsers(dest="fault", required=True)
     found = {
