@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 INDICES = ("ray_clusters", "pods", "jobs_by_node", "nodes")
 LIST_CHUNK = 100
 """Objects a page of a first listing: 5 000 pods at once would be the peak of the operator's memory."""
+GARBAGE_OBJECTS = 20_000
+"""New objects between two collections of garbage; Python's default is 700."""
 WATCH_SECONDS = 300
 """A watch is renewed this often, whatever the API server does with it."""
 
@@ -171,8 +173,10 @@ async def run_operator(options: Options, settings: OperatorSettings) -> None:
         OSError: the port is taken.
     """
     kube = await KubeClient.connect(options.kubeconfig)
-    # What was imported stays: no collection of garbage needs to look through it.
+    # What was imported stays: no collection of garbage needs to look through it. What is made at the start mostly stays
+    # too, and would be looked through again and again while it grows.
     gc.freeze()
+    gc.set_threshold(GARBAGE_OBJECTS)
     try:
         await Operator(kube, settings, options).run()
     finally:
