@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -207,7 +207,7 @@ def main() -> None:
         runs.append(run)
         if options.raw is not None:
             with options.raw.open("a") as file:
-                file.write(json.dumps(asdict(run)) + "\n")
+                file.write(json.dumps(vars(run)) + "\n")
         print(
             f"| {seed} | {run.drivers} | {in_words(run.kills)} | {run.starts} | {run.gave_up} | {run.seconds:.0f} "
             f"| {run.rows} of {ROWS} | {run.lost} | {run.twice} | {os.getloadavg()[1]:.0f} |",

@@ -129,6 +129,12 @@ class StagePool:
         tasks = metrics.num_tasks_submitted
         return metrics.rows_inputs_of_submitted_tasks / tasks if tasks else 0.0
 
+    def row_bytes(self) -> float:
+        """Return the mean size of the rows that arrived so far; 0 before the first."""
+        metrics = self.operator.input_dependencies[0].metrics
+        rows = metrics.rows_task_outputs_generated
+        return metrics.bytes_task_outputs_generated / rows if rows else 0.0
+
     def task_seconds(self) -> list[float]:
         """Return how long the last tasks took inside a replica."""
         return list(self._task_seconds)

@@ -159,7 +159,8 @@ class Arbiter:
     def _bundle(self, views: Sequence[PoolView]) -> None:
         for pool, view in zip(self._pools, views, strict=True):
             ready = sum(replica.state == "ready" for replica in view.replicas)
-            pool.bundle(task_rows(view.service.value / max(1, view.gpus), view.queued_rows, ready))
+            seconds = view.service.value / max(1, view.gpus)
+            pool.bundle(task_rows(seconds, view.queued_rows, ready, pool.row_bytes()))
 
     def _grow(self, views: Sequence[PoolView], capacity: CapacityView, allocation: Allocation) -> None:
         """Start what is missing, but no more than finds room now: a replica that waits for a GPU gets in the way."""

@@ -137,6 +137,13 @@ def test_small_batches_are_put_together_to_the_size_that_is_asked_for(stage: Sta
     assert task.inputs.num_rows() == 48
 
 
+def test_the_size_of_rows_is_that_of_what_came_from_upstream(stage: Stage) -> None:
+    assert stage.pool.row_bytes() == 0.0
+    upstream = stage.operator.input_dependencies[0].metrics
+    upstream.rows_task_outputs_generated, upstream.bytes_task_outputs_generated = 4, 1000
+    assert stage.pool.row_bytes() == 250.0
+
+
 def test_what_was_put_together_goes_when_no_more_is_waited_for(stage: Stage) -> None:
     stage.pool.bundle(48)
     stage.add_batches(2)
