@@ -268,7 +268,8 @@ class World:
         for app, port in ((ray, 8265), (control, 8200)):
             runner = web.AppRunner(app, access_log=None)
             await runner.setup()
-            await web.TCPSite(runner, HEADS, port).start()
+            # Each head has a queue of its own; this one stands for a thousand.
+            await web.TCPSite(runner, HEADS, port, backlog=4096).start()
             runners.append(runner)
         try:
             yield
