@@ -21,6 +21,10 @@ CHART = Path(__file__).parents[1] / "charts" / "llmbatch"
 CI_VALUES = sorted(CHART.glob("ci/*-values.yaml"))
 NAMESPACE = "llmbatch-system"
 RELEASE = "llmbatch"
+REFUSED = ("forbidden", "Forbidden", "permissions", "Traceback", "ERROR")
+"""What the log of an operator that may do all it has to do does not say."""
+PASSING = "storage is (re)initializing"
+"""What the API server answers for a moment after a kind was defined."""
 
 
 class Rendered(list[Body]):
@@ -150,6 +154,14 @@ class Cluster:
             assert time.monotonic() < deadline, f"not true within {seconds} s"
             time.sleep(0.5)
         return answer
+
+
+def complaints(cluster: Cluster, into: str) -> list[str]:
+    """Return what the operators of a namespace logged of refusals and errors."""
+    log = cluster.operator_log(into)
+    assert log
+    lines = [line for line in log.splitlines() if PASSING not in line]
+    return [line for line in lines if any(word in line for word in REFUSED)]
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

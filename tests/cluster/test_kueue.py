@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from testbed.kueue import Kueue
+from testbed.store import Store
 
+from e2ekit import condition, done, world
 from llmbatch.api.base import KIND
 from llmbatch.api.job import RowProgress
 from llmbatch.api.progress import Progress
 from llmbatch.errors import LLMBatchError
 from operatorkit import HeadServer, Kube, Kubelet, head, job, kube, kubelet, operating
 
-pytestmark = [pytest.mark.cluster, pytest.mark.e2e]
+pytestmark = pytest.mark.cluster
 GROUP = "/apis/kueue.x-k8s.io/v1beta2"
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 ADMISSION = "/apis/admissionregistration.k8s.io/v1"
@@ -92,10 +95,25 @@ def queue(api: Kube, gpus: int, **spec: Any) -> None:
     api.apply_at(f"{GROUP}/namespaces/{api.namespace}/localqueues/gpus", local)
 
 
+def priorities(api: Kube) -> None:
+    """Make two classes, `low` and `high`."""
+    for name, value in (("low", 1), ("high", 100)):
+        priority = {
+            "apiVersion": "kueue.x-k8s.io/v1beta2",
+            "kind": "WorkloadPriorityClass",
+            "metadata": {"name": name},
+            "value": value,
+        }
+        api.apply_at(f"{GROUP}/workloadpriorityclasses/{name}", priority)
+
+
 def queued(name: str, nodes: Kubelet, **labels: str) -> dict[str, Any]:
-    document = job(name, capacity=nodes.capacity())
-    document["metadata"]["labels"] = {QUEUE: "gpus", **labels}
-    return document
+    return labelled(job(name, capacity=nodes.capacity()), **labels)
+
+
+def labelled(document: dict[str, Any], **labels: str) -> dict[str, Any]:
+    """Return a job for the queue."""
+    return {**document, "metadata": {**document["metadata"], "labels": {QUEUE: "gpus", **labels}}}
 
 
 def workload(api: Kube, name: str) -> dict[str, Any]:
@@ -140,14 +158,7 @@ def test_a_job_waits_for_its_quota_runs_and_gives_it_back(kueue: Path):
 
 def test_a_job_of_higher_priority_takes_the_cluster_and_nothing_counts_against_the_other(kueue: Path):
     with kube(kueue) as api, kubelet(api) as nodes:
-        for name, value in (("low", 1), ("high", 100)):
-            priority = {
-                "apiVersion": "kueue.x-k8s.io/v1beta2",
-                "kind": "WorkloadPriorityClass",
-                "metadata": {"name": name},
-                "value": value,
-            }
-            api.apply_at(f"{GROUP}/workloadpriorityclasses/{name}", priority)
+        priorities(api)
         queue(api, gpus=2)
         nodes.may_run.clear()
         api.create(queued("slow", nodes, **{PRIORITY: "low"}))
@@ -164,3 +175,39 @@ def test_a_job_of_higher_priority_takes_the_cluster_and_nothing_counts_against_t
             server.jobs.clear()
             api.delete(KIND, "urgent")
             runs(api, server, "slow", 2)
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(900)
+def test_rows_on_real_ray_wait_for_the_quota_and_outlive_its_loss(kueue: Path, store: Store, tmp_path: Path):
+    with world(kueue, store, tmp_path) as (rows, controller, _):
+        rows.fill(80)
+        rows.come("on-demand")
+        rows.come("spot")
+        document = rows.job(seconds_per_row=1, workers=1)
+        document["spec"]["stages"] = document["spec"]["stages"][:1]
+        urgent = {**document, "metadata": {"name": "urgent"}}
+        urgent["spec"] = {
+            **document["spec"],
+            "output": {**document["spec"]["output"], "uri": f"s3://{rows.bucket}/else"},
+        }
+        priorities(rows.api)
+        queue(rows.api, gpus=0)
+        rows.api.create(labelled(document, **{PRIORITY: "low"}))
+        controller.start()
+        rows.until("in the queue", lambda _: rows.api.condition(rows.name, "ClusterReady")[1] == "Queued")
+        assert rows.api.items("Pod") == []
+
+        queue(rows.api, gpus=1)
+        rows.until("rows are committed", done)
+        rows.api.create(labelled(urgent, **{PRIORITY: "high"}))
+        kept = rows.until("the cluster is taken", lambda status: status["interruptions"] == 1)
+        rows.until_true("the other one has it", lambda: holds(workload(rows.api, "urgent"), "Admitted"))
+        rows.api.delete(KIND, "urgent")
+
+        rows.until("it runs again", lambda status: condition(status, "Running") == "True" and status["attempt"] == 2)
+        ended = rows.until("complete", lambda status: status.get("phase") == "Complete")
+        assert done(kept) < done(ended) == len(rows.ids)
+        assert (ended["failures"], ended.get("preemptions", {}).get("total", 0)) == (0, 0)
+        assert Counter(row["id"] for row in rows.rows()) == Counter(rows.ids)
+        rows.until_true("its quota is free", lambda: workload(rows.api, rows.name) == {})
