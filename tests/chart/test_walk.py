@@ -18,7 +18,7 @@ from walkkit import JOB, QUICKSTART, ROOT, Walk
 
 pytestmark = [pytest.mark.chart, pytest.mark.cluster, pytest.mark.timeout(900)]
 ROWS = 360
-WINDOW = "10s"
+WINDOW = "30s"
 CRD = "customresourcedefinition/llmbatchjobs.llmbatch.dev"
 
 
