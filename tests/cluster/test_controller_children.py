@@ -83,7 +83,7 @@ def test_no_log_and_no_status_holds_the_token(kubeconfig: Path, caplog: pytest.L
 
 
 def test_a_child_that_somebody_deletes_comes_back(kubeconfig: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(observe, "FIRST_READ_SECONDS", 1)
+    monkeypatch.setattr(observe, "CHILDREN_SECONDS", 1.0)
     with kube(kubeconfig) as api:
         api.create(job())
         with operating(api):
