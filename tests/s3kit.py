@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from llmbatch.api.job import Storage
+from serverkit import serving
 
 
 @dataclass
@@ -83,14 +84,8 @@ def running_proxy(upstream_port: int) -> Iterator[FaultProxy]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     proxy.port = server.server_port
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with serving(server):
         yield proxy
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 class _Forwarder(BaseHTTPRequestHandler):

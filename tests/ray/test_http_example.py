@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from runkit import ROOT, run
+from serverkit import serving
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
@@ -56,12 +57,8 @@ class Server(ThreadingHTTPServer):
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with Server() as running:
-        thread = threading.Thread(target=running.serve_forever)
-        thread.start()
+    with serving(Server()) as running:
         yield running
-        running.shutdown()
-        thread.join()
 
 
 def test_the_http_example_labels_every_row_once(server: Server, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,6 +16,7 @@ import yaml
 
 from jobs import job
 from runkit import ROOT
+from serverkit import serving
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
@@ -56,13 +56,8 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def endpoint() -> Iterator[Endpoint]:
-    server = Endpoint()
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(Endpoint()) as server:
+        yield server
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The HTTP engine against a real server on loopback that refuses, throttles and fails."""
 
 import json
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -14,6 +13,7 @@ from llmbatch.runtime.engines.checks import check_engines
 from llmbatch.runtime.engines.http import Http
 from llmbatch.runtime.prompts import Request
 from llmbatch.runtime.rows import RowError, StageOutput
+from serverkit import serving
 
 KEY = "only-for-this-test"
 
@@ -68,12 +68,8 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("TEST_API_KEY", KEY)
-    with Server() as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    with serving(Server()) as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 def engine(server: Server, **changes: Any) -> Iterator[Http]:
