@@ -112,6 +112,11 @@ class Kube:
     def delete_at(self, path: str) -> None:
         self.thread.run(self.client.delete(path))
 
+    def force_delete(self, path: str) -> None:
+        """Delete a pod as `kubectl delete --force` does: it is gone at once."""
+        options = {"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0}
+        self.thread.run(self.client._request("DELETE", path, options, absent=(404, 409)))
+
     def job(self, name: str) -> Body:
         job = self.get(KIND, name)
         assert job is not None
@@ -262,16 +267,11 @@ class Kubelet:
     def _look_at(self, pod: Body) -> None:
         path = paths.single("Pod", self._kube.namespace, pod["metadata"]["name"])
         if "deletionTimestamp" in pod["metadata"]:
-            self._kube.thread.run(self._force_delete(path))
+            self._kube.force_delete(path)
         elif pod["status"].get("phase") == "Pending" and self.may_run.is_set():
             head = pod["metadata"]["labels"].get("ray.io/node-type") == "head"
             address = self.address if head else "127.77.255.254"
             self._kube.patch_at(f"{path}/status", {"status": running_status(pod, address)})
-
-    async def _force_delete(self, path: str) -> None:
-        client = self._kube.client
-        options = {"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0}
-        await client._request("DELETE", path, options, absent=(404, 409))
 
     def _beat(self) -> None:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

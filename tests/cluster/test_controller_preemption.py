@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from llmbatch.cluster import paths
 from operatorkit import HeadServer, Kube, head, job, kube, kubelet, operating
 
 pytestmark = pytest.mark.cluster
@@ -89,5 +90,8 @@ def test_without_nodes_a_pods_deletion_is_the_notice(kubeconfig: Path):
             worker = worker_on(api, node)
             api.delete("Pod", worker)
             api.wait(lambda: preemptions(api) == 1)
+            node = next(name for name in nodes._nodes if name.startswith("spot-1"))
+            api.force_delete(paths.single("Pod", api.namespace, worker_on(api, node)))
+            api.wait(lambda: preemptions(api) == 2)
             api.wait(lambda: len([pod for pod in api.items("Pod") if pod["status"]["phase"] == "Running"]) == 3)
             assert api.condition("summarise", "Running")[0] == "True"

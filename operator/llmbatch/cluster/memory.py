@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from llmbatch.api.capacity import Capacity
 from llmbatch.api.progress import Progress
+from llmbatch.core.job.roster import Roster
 from llmbatch.core.job.snapshot import ChildObservation
 
 
@@ -27,6 +28,8 @@ class Memory:
     """By what was asked, the message of a 403, until it succeeds."""
     rejected: dict[str, str] = field(default_factory=dict)
     """By what was asked, the message of a 422, until it succeeds."""
+    roster: Roster = Roster()
+    """The workers that the last pass saw, and those that went unseen."""
     head_uid: str = ""
     """uid of the head's pod that the next two speak of."""
     head_silent_since: float | None = None

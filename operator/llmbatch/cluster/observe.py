@@ -20,6 +20,7 @@ from llmbatch.core.job.children import build_support
 from llmbatch.core.job.children.names import child_name, submission_id
 from llmbatch.core.job.children.pods import TOKEN_KEY, secret_names
 from llmbatch.core.job.facts import LIVE, head_pod, head_ready
+from llmbatch.core.job.roster import call_roll
 from llmbatch.core.job.snapshot import (
     HEAD_GROUP,
     ChildObservation,
@@ -84,7 +85,10 @@ class Observer:
             return snapshot
         cluster = await self._ray_cluster(job)
         pods = self._pods(job, cluster)
-        snapshot = snapshot.model_copy(update={"cluster": cluster, "pods": pods, "nodes": await self._nodes(pods)})
+        counted = job.status.preemptions.counted if job.status.preemptions else ()
+        memory.roster = call_roll(memory.roster, cluster, pods, counted)
+        seen = {"cluster": cluster, "pods": pods, "vanished": memory.roster.vanished, "nodes": await self._nodes(pods)}
+        snapshot = snapshot.model_copy(update=seen)
         if not _finished(job) and job.spec is not None and job.status.attempt is not None:
             await self._look_for_children(job, memory, cluster is not None, now)
             await self._look_for_secrets(job, job.spec, memory, now)

@@ -18,7 +18,7 @@ from llmbatch import __version__
 from llmbatch.api.job import LLMBatchJobStatus
 from llmbatch.api.progress import Progress
 from llmbatch.core.figures import JOB_LABELS, RUN_FIGURES, Figure, Sheet, read_rows, read_run
-from llmbatch.core.job.facts import Worker, present_progress, workers
+from llmbatch.core.job.facts import Worker, present_progress, workers, workers_to_count
 from llmbatch.core.job.numbers import merged_rows
 from llmbatch.core.job.phase import Phase
 from llmbatch.core.job.snapshot import Snapshot
@@ -238,7 +238,7 @@ class Metrics(Collector):
     def count_preemptions(self, before: LLMBatchJobStatus, after: LLMBatchJobStatus, snapshot: Snapshot) -> bool:
         """Count the workers that the status before did not count and the one after does; tell whether there are any."""
         new = _counted(after) - _counted(before)
-        gone = [worker for worker in workers(snapshot) if worker.pod.name in new and not _failed(worker)]
+        gone = [worker for worker in workers_to_count(snapshot) if worker.pod.name in new and not _failed(worker)]
         for worker in gone:
             notice = worker.notice
             # What stands behind the colon is the object's own word, and not bounded.

@@ -87,6 +87,12 @@ def workers(snapshot: Snapshot) -> list[Worker]:
     return [Worker(pod, _notice(snapshot, pod, on_node.get(pod.node or ""))) for pod in pods]
 
 
+def workers_to_count(snapshot: Snapshot) -> list[Worker]:
+    """Return the workers and those that went before a sign on them was seen."""
+    unseen = Notice(kind="lost", source="pod gone")
+    return [*workers(snapshot), *(Worker(pod, unseen) for pod in snapshot.vanished)]
+
+
 def _notice(snapshot: Snapshot, pod: PodObservation, on_node: Notice | None) -> Notice | None:
     notice = merged((pod.notice, on_node))
     if notice is None:

@@ -249,6 +249,8 @@ class Snapshot(Document):
     """The RayCluster named in the status; None when there is none."""
     pods: tuple[PodObservation, ...] = ()
     """Pods of that RayCluster, head first."""
+    vanished: tuple[PodObservation, ...] = ()
+    """Workers of it that went without a sign and are not counted yet, as they were last seen."""
     nodes: tuple[NodeObservation, ...] = ()
     """The nodes those pods are bound to."""
     children: tuple[ChildObservation, ...] = ()

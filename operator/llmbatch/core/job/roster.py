@@ -1,0 +1,42 @@
+"""Workers that went between two passes, so that no pass saw a sign on them: forced deletions, or passes far apart."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import NamedTuple
+
+from llmbatch.core.job.snapshot import HEAD_GROUP, PodObservation, RayClusterObservation
+
+
+class Roster(NamedTuple):
+    """The workers of one RayCluster from pass to pass. A restart of the operator begins an empty one."""
+
+    cluster_uid: str = ""
+    """uid of the RayCluster."""
+    there: tuple[PodObservation, ...] = ()
+    """Workers on a node, as the last pass saw them."""
+    vanished: tuple[PodObservation, ...] = ()
+    """Workers that went unseen and that the status does not count yet."""
+
+
+def call_roll(
+    before: Roster, cluster: RayClusterObservation | None, pods: Iterable[PodObservation], counted: Collection[str]
+) -> Roster:
+    """Return the roster after a look at the pods.
+
+    Args:
+        before: The roster of the pass before.
+        cluster: The RayCluster. One that is suspended or deleted takes its workers along, which is no loss.
+        pods: Its pods.
+        counted: Workers that the status counts as gone.
+    """
+    if cluster is None or cluster.deleting or cluster.suspended:
+        return Roster()
+    workers = tuple(pod for pod in pods if pod.group != HEAD_GROUP)
+    there = tuple(pod for pod in workers if pod.node is not None)
+    if before.cluster_uid != cluster.uid:
+        return Roster(cluster.uid, there)
+    told_to_go = {name for group in cluster.groups for name in group.workers_to_delete}
+    unseen = [pod for pod in before.there if not pod.terminating and pod.name not in told_to_go]
+    explained = {pod.name for pod in workers} | set(counted)
+    return Roster(cluster.uid, there, tuple(pod for pod in (*before.vanished, *unseen) if pod.name not in explained))
