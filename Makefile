@@ -33,6 +33,9 @@ $(UV):
 	$(UV) pip install --quiet --python .venv-vllm/bin/python --override tests/vllm/overrides.txt -r tests/vllm/requirements.txt
 	@touch $@
 
+# What can run side by side is in tests/conftest.py.
+TWO_WORKERS := -n 2 --dist loadgroup --no-loadscope-reorder
+
 .PHONY: quickstart
 quickstart: .venv/.ready ## Run the main job on real input: embedded Ray, no cluster, no GPU
 	$(BIN)/llmbatch run examples/quickstart.yaml --report out/quickstart-report.html
@@ -43,7 +46,7 @@ quickstart-vllm: .venv-vllm/.ready ## Run real models through vLLM on the CPU (i
 	VLLM_CPU_KVCACHE_SPACE=1 .venv-vllm/bin/llmbatch run examples/vllm-cpu.yaml --report out/vllm-cpu-report.html
 
 .PHONY: test
-test: lint test-unit test-chart test-s3 test-ray test-vllm test-cluster ## Everything
+test: lint test-unit test-s3 test-ray test-vllm test-cluster ## Everything
 
 .PHONY: lint
 lint: .venv/.ready ## Format, style, types and import rules
@@ -55,7 +58,7 @@ lint: .venv/.ready ## Format, style, types and import rules
 
 .PHONY: test-unit
 test-unit: .venv/.ready ## Pure and in-process tests: no Ray, no network
-	$(BIN)/pytest -q -m "not s3 and not ray and not vllm and not cluster and not chart"
+	$(BIN)/pytest -q -m "not s3 and not ray and not vllm and not cluster and not chart" $(TWO_WORKERS)
 
 .PHONY: test-s3
 test-s3: .venv/.ready ## Against an S3-compatible server on loopback
@@ -71,14 +74,14 @@ test-vllm: $(VLLM_READY) ## With real vLLM on the CPU (installs 7 GB)
 
 .PHONY: test-cluster
 test-cluster: .venv/.ready ## Against a real control plane and KubeRay, built once from Go modules (root, minutes)
-	$(BIN)/pytest -q -m "cluster and not chart"
+	$(BIN)/pytest -q -m "cluster or chart" $(TWO_WORKERS)
 
 .PHONY: test-e2e
 test-e2e: .venv/.ready ## Of these only the whole jobs, through faults and with real Ray
 	$(BIN)/pytest -q -m e2e
 
 .PHONY: test-chart
-test-chart: .venv/.ready ## The Helm chart: rendered, then installed on a test cluster
+test-chart: .venv/.ready ## Of these only the Helm chart: rendered, then installed on a test cluster
 	$(BIN)/pytest -q -m chart
 
 .PHONY: cluster

@@ -26,7 +26,8 @@ def missing_rights() -> str:
     absent = [name for name in ("ip", "unshare", "nsenter", "chroot", "openssl") if shutil.which(name) is None]
     if absent:
         return f"needs {', '.join(absent)}"
-    bridge = "ip link add lbt-probe type bridge && ip link del lbt-probe"
+    name = f"lbt-p{os.getpid()}"
+    bridge = f"ip link add {name} type bridge && ip link del {name}"
     probe = ["unshare", "--mount", "--pid", "--fork", "sh", "-c", bridge]
     tried = subprocess.run(probe, capture_output=True, text=True)
     return f"needs namespaces and a bridge: {tried.stderr.strip()}" if tried.returncode else ""

@@ -128,7 +128,7 @@ class Kube:
         found = next((item for item in conditions if item["type"] == kind), {})
         return found.get("status", ""), found.get("reason", ""), found.get("message", "")
 
-    def wait(self, what: Callable[[], T], seconds: float = 20) -> T:
+    def wait(self, what: Callable[[], T], seconds: float = 60) -> T:
         """Return the first true answer."""
         deadline = time.monotonic() + seconds
         while True:

@@ -16,7 +16,7 @@ from chartkit import NAMESPACE, Cluster, complaints
 from promkit import has_data, panels, program
 from walkkit import JOB, QUICKSTART, ROOT, Walk
 
-pytestmark = [pytest.mark.chart, pytest.mark.cluster, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.chart, pytest.mark.cluster, pytest.mark.e2e, pytest.mark.timeout(900)]
 ROWS = 360
 WINDOW = "30s"
 CRD = "customresourcedefinition/llmbatchjobs.llmbatch.dev"

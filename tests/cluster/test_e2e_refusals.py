@@ -12,7 +12,7 @@ from e2ekit import World, world
 from llmbatch.api.base import KIND
 from operatorkit import Body
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.e2e]
 SECONDS = 120.0
 
 

@@ -28,7 +28,7 @@ class Memory:
     """By what was asked, the message of a 403, until it succeeds."""
     rejected: dict[str, str] = field(default_factory=dict)
     """By what was asked, the message of a 422, until it succeeds."""
-    roster: Roster = Roster()
+    roster: Roster = field(default_factory=Roster)
     """The workers that the last pass saw, and those that went unseen."""
     head_uid: str = ""
     """uid of the head's pod that the next two speak of."""

