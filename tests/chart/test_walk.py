@@ -18,6 +18,7 @@ from walkkit import JOB, QUICKSTART, ROOT, Walk
 
 pytestmark = [pytest.mark.chart, pytest.mark.cluster, pytest.mark.e2e, pytest.mark.timeout(900)]
 ROWS = 360
+DRAINS = {"clean": 1, "late": 0, "missed": 0}
 WINDOW = "30s"
 CRD = "customresourcedefinition/llmbatchjobs.llmbatch.dev"
 
@@ -41,6 +42,8 @@ def test_a_new_user_gets_what_the_documents_promise(cluster: Cluster, tmp_path: 
         draw(url, *span, WINDOW, ROOT / "out/dashboard.png")
         [progress] = ask(url, "max_over_time(llmbatch_rows_total{result='succeeded',job_name=''}[10m])", *span, step=1)
         assert 0 < float(progress["values"][-1][1]) <= ROWS
+        drains = ask(url, "max by (outcome) (max_over_time(llmbatch_drains_total[10m]))", *span, step=1)
+        assert {one["metric"]["outcome"]: int(one["values"][-1][1]) for one in drains} == DRAINS
     status = walk.status()
     assert (status["attempt"], status["progress"]["rowsCompleted"], status["preemptions"]["total"]) == (1, ROWS, 1)
     assert complaints(cluster, NAMESPACE) == []

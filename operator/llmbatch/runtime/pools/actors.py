@@ -76,6 +76,7 @@ class StagePool:
         self._submitted: dict[Any, deque[float]] = {}
         self._task_seconds: deque[float] = deque(maxlen=BATCHES_REMEMBERED)
         self._load_seconds: list[float] = []
+        self._torn_nodes: set[str] = set()
         self._busy_seconds = 0.0
         self._accounted = time.monotonic()
         self._time_loads(self._pool)
@@ -148,6 +149,10 @@ class StagePool:
         pool = self._pool
         return max(1, int(pool.max_tasks_in_flight_per_actor()) // max(1, int(pool.max_actor_concurrency())))
 
+    def nodes_that_took_work_along(self) -> frozenset[str]:
+        """Return the nodes that went with tasks of this stage on them, by Ray's hex id."""
+        return frozenset(self._torn_nodes)
+
     def inputs_done(self) -> bool:
         """Tell whether nothing will come from upstream any more."""
         return all(upstream.has_completed() for upstream in self.operator.input_dependencies)
@@ -208,6 +213,7 @@ class StagePool:
         for actor, state in list(pool._running_actors.items()):
             if state.is_restarting and state.num_tasks_in_flight:
                 self._submitted.pop(actor, None)
+                self._torn_nodes.add(state.actor_location)
                 self._bound.take_back(actor)
             leaves = state.is_restarting or self._id(actor) in self._retiring
             if leaves and state.num_tasks_in_flight == 0:

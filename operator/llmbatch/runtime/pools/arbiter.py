@@ -125,9 +125,10 @@ class Arbiter:
         for pool, target in zip(self._pools, allocation.targets, strict=True):
             pool.retire(target.retire)
             pool.cancel(target.retire)
-        self._drain(doomed)
+        empty = doomed.keys() - self._busy()
+        self._drain({node: doomed[node] for node in empty})
         announced = doomed_nodes(nodes, _without_lost(capacity), now)
-        self._tally.update(doomed, announced, {node.id for node in nodes}, self._drainer.drained(), now)
+        self._tally.update(doomed, announced, {node.id for node in nodes}, empty - self._torn(), now)
         self._bundle(views)
         self._grow(views, seen, allocation)
         self._tend_spares([node for node in nodes if node.id not in doomed and not node.draining])
@@ -187,12 +188,18 @@ class Arbiter:
         calm = not any(replica.pending or replica.restarting for replica in replicas)
         self._spares.tend(nodes, started, calm=calm, now=time.monotonic())
 
-    def _drain(self, doomed: dict[str, float]) -> None:
+    def _busy(self) -> set[str | None]:
+        """Return the nodes on which replicas work."""
+        return {replica.node for pool in self._pools for replica in pool.replicas() if replica.tasks}
+
+    def _torn(self) -> set[str]:
+        """Return the nodes that went while replicas worked there."""
+        return {node for pool in self._pools for node in pool.nodes_that_took_work_along()}
+
+    def _drain(self, empty: dict[str, float]) -> None:
         """Tell Ray of nodes that go, once nothing works there: Ray sends no task to a node that drains."""
-        busy = {replica.node for pool in self._pools for replica in pool.replicas() if replica.tasks}
-        for node_id, deadline in doomed.items():
-            if node_id not in busy:
-                self._drainer.ask(node_id, deadline)
+        for node_id, deadline in empty.items():
+            self._drainer.ask(node_id, deadline)
 
     def _publish(self, nodes: Sequence[RayNode], allocation: Allocation) -> None:
         decision = Decision(

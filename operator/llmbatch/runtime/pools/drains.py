@@ -23,12 +23,6 @@ class Drainer:
         self._drain = drain
         self._lock = threading.Lock()
         self._asked: set[str] = set()
-        self._drained: set[str] = set()
-
-    def drained(self) -> frozenset[str]:
-        """Return the nodes of which Ray knows that they go."""
-        with self._lock:
-            return frozenset(self._drained)
 
     def ask(self, node_id: str, deadline: float) -> None:
         """See to it that a node is drained, unless it is or is about to be. May be called at every tick."""
@@ -45,9 +39,6 @@ class Drainer:
             logger.warning("%s; the next tick tries again", error)
             with self._lock:
                 self._asked.remove(node_id)
-        else:
-            with self._lock:
-                self._drained.add(node_id)
 
 
 class DrainTally:
@@ -84,6 +75,8 @@ class DrainTally:
             self._deadlines[node] = doomed[node]
             if node in empty:
                 self._empty_at.setdefault(node, now)
+            else:
+                self._empty_at.pop(node, None)
         for node in [node for node in self._deadlines if node not in doomed]:
             deadline, empty_at = self._deadlines.pop(node), self._empty_at.pop(node, None)
             if node not in live:
