@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Keep a file's tests together, for their fixtures, and the whole jobs too: a Ray fills a small machine.
 
-    The whole jobs take longest, so they come first.
+    The whole jobs take longest, so they come first. pytest-xdist reads the groups in the same hook, hence `tryfirst`.
     """
     if not config.pluginmanager.hasplugin("xdist"):
         return
