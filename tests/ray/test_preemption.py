@@ -26,6 +26,13 @@ from llmbatch.cli.main import app
 app()
 """
 """llmbatch with a Ray that lacks one of the names."""
+PATIENT = """
+from llmbatch.runtime import embedded
+embedded.DEAD_NODE_CONFIG |= {"health_check_failure_threshold": 3600}
+from llmbatch.cli.main import app
+app()
+"""
+"""llmbatch with a Ray that believes in a silent node for an hour."""
 
 
 def job(folder: Path, services: list[float], allocation: dict[str, Any]) -> dict[str, Any]:
@@ -90,6 +97,15 @@ def test_nodes_are_lost_and_every_row_comes_out_once(tmp_path: Path, notice: tup
     # The run had fewer GPUs than stages for a while, and met the new nodes.
     assert min(gpus[gpus.index(max(gpus)) :]) < 3
     assert gpus[-1] == 3
+
+
+def test_rows_of_a_node_that_is_said_to_be_lost_are_run_elsewhere_before_ray_notices(tmp_path: Path) -> None:
+    document = job(tmp_path, [0.5, 1.0], {})
+    seen = run(tmp_path, document, "0,a;b;c\n15,a;b\n600,a;b\n", program=(sys.executable, "-c", PATIENT))
+    assert_every_row_once(tmp_path)
+    gpus = [progress["gpus"] for progress in seen]
+    assert max(gpus) == 3
+    assert gpus[-1] == 2
 
 
 @pytest.mark.parametrize("services", [[0.1, 0.2], [0.1, 0.2, 0.1]], ids=["two stages", "three stages"])

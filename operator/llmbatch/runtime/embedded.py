@@ -1,8 +1,8 @@
 """Ray for one run: joined where the job's cluster is, or started in this process, alone or as nodes that come and go.
 
 With a capacity trace every node of the trace is a raylet of its own with logical GPUs on this machine. A node that
-leaves is killed without grace, as a preempted machine is; a notice reaches the run through `Desired`, as the
-controller's does.
+leaves is killed without grace, as a preempted machine is; a notice, and the word that it is gone, reach the run through
+`Desired`, as the controller's do.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ DEAD_NODE_CONFIG = {
     "health_check_timeout_ms": 2000,
     "health_check_failure_threshold": 3,
 }
-"""Ray takes about 13 s to notice a dead node by default; a preempted machine should not be waited for that long."""
+"""Ray takes about 13 s to notice a dead node by default; one that dies beside the trace should not be waited for that
+long."""
+TOLD_SECONDS = 60.0
+"""How long the run is told of a node that is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +123,16 @@ def embedded_ray(options: RunOptions, desired: Desired, *, preload: bool = False
     os.environ.setdefault("RAY_DATA_USAGE_DISABLED", "1")
     if preload:
         os.environ.setdefault("RAY_preload_python_modules", ",".join(PRELOADED_MODULES))
+    import ray.data
+
     import ray
 
     quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
-    with _cluster(options, desired) as started:
+    with _cluster(options, desired) as (address, nodes):
         with _starting():
-            ray.init(**quiet, **started)
+            ray.init(**quiet, **address)
+        if nodes is not None:
+            nodes.follow()
         try:
             yield
         finally:
@@ -133,20 +140,20 @@ def embedded_ray(options: RunOptions, desired: Desired, *, preload: bool = False
 
 
 @contextmanager
-def _cluster(options: RunOptions, desired: Desired) -> Iterator[dict[str, Any]]:
+def _cluster(options: RunOptions, desired: Desired) -> Iterator[tuple[dict[str, Any], _Nodes | None]]:
     cpus = options.cpus or max(LEAST_CPUS, os.cpu_count() or 1)
     store = options.object_store_mb * 1_000_000
     if options.address is not None:
-        yield {"address": options.address}
+        yield {"address": options.address}, None
     elif options.capacity is None:
         # Without "local", Ray joins any cluster that happens to run on this machine, and refuses the rest.
-        yield {"address": "local", "num_cpus": cpus, "object_store_memory": store, "include_dashboard": False}
+        yield {"address": "local", "num_cpus": cpus, "object_store_memory": store, "include_dashboard": False}, None
     else:
         nodes = _Nodes(options.capacity, desired, cpus, store)
         try:
             with _starting():
                 address = nodes.start()
-            yield {"address": address}
+            yield {"address": address}, nodes
         finally:
             nodes.stop()
 
@@ -181,12 +188,14 @@ class _Nodes:
         head = self._head | {"_system_config": DEAD_NODE_CONFIG}
         self._cluster = Cluster(initialize_head=True, head_node_args=head, shutdown_at_exit=False)
         self._steps = timeline(self._capacity)
-        self._began = time.time()
-        while self._steps and self._steps[0].seconds <= 0:
+        while self._steps and self._steps[0].seconds <= 0 and self._steps[0].kind == "add":
             self._take(self._steps.pop(0))
+        return str(self._cluster.address)
+
+    def follow(self) -> None:
+        """Begin with second 0 of the trace."""
         self._began = time.time()
         self._thread.start()
-        return str(self._cluster.address)
 
     def stop(self) -> None:
         """End every process of the cluster.
@@ -220,21 +229,19 @@ class _Nodes:
                 wait=False,
             )
         elif step.kind == "notice":
-            self._doom(step)
+            self._doom(step.node, self._nodes[step.node].node_id, "reclaim", self._began + step.deadline)
         else:
-            self._cluster.remove_node(self._nodes.pop(step.node), allow_graceful=False)
-            if self._doomed.pop(step.node, None) is not None:
-                self._tell()
+            node = self._nodes.pop(step.node)
+            self._cluster.remove_node(node, allow_graceful=False)
+            self._doom(step.node, node.node_id, "lost", time.time())
 
-    def _doom(self, step: Step) -> None:
-        self._doomed[step.node] = DoomedWorker(
-            worker=step.node,
-            ray_node_id=self._nodes[step.node].node_id,
-            kind="reclaim",
-            deadline=self._began + step.deadline,
-        )
-        self._tell()
-
-    def _tell(self) -> None:
+    def _doom(self, name: str, node_id: str, kind: Literal["reclaim", "lost"], deadline: float) -> None:
+        self._doomed[name] = DoomedWorker(worker=name, ray_node_id=node_id, kind=kind, deadline=deadline)
+        past = time.time() - TOLD_SECONDS
+        self._doomed = {
+            other: worker
+            for other, worker in self._doomed.items()
+            if worker.kind != "lost" or (worker.deadline or 0.0) > past
+        }
         now = self._desired.latest()
         self._desired.offer(Capacity(sequence=now.sequence + 1, doomed=tuple(self._doomed.values()), pause=now.pause))

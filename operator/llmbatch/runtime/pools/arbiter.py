@@ -23,14 +23,16 @@ from llmbatch.core.stages.model import (
 )
 from llmbatch.runtime.desired import Desired
 from llmbatch.runtime.pools.actors import Replica, StagePool
-from llmbatch.runtime.pools.drains import Drainer, DrainTally
+from llmbatch.runtime.pools.drains import DrainTally, NodeErrand
 from llmbatch.runtime.pools.estimates import StageEstimates
-from llmbatch.runtime.pools.nodes import RayNode, doomed_nodes, drain, live_nodes
+from llmbatch.runtime.pools.nodes import RayNode, declare_dead, doomed_nodes, drain, live_nodes, lost_nodes
 from llmbatch.runtime.pools.room import Room, missing_replicas
 from llmbatch.runtime.pools.spares import SHARED_PAUSE_SECONDS, Spares
 
 TICK_SECONDS = 0.5
 """Pools change no faster than this: Ray starts an actor in a second at best."""
+DEATH_PAUSE_SECONDS = 5.0
+"""A node that is said to be lost and still answers is asked no more often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,8 @@ class Arbiter:
         self._pools: Sequence[StagePool] = ()
         self._next_tick = 0.0
         self._spares = Spares(0.0 if most_starting is None else SHARED_PAUSE_SECONDS)
-        self._drainer = Drainer(drain)
+        self._drains = NodeErrand(drain)
+        self._deaths = NodeErrand(declare_dead, DEATH_PAUSE_SECONDS)
         self._tally = DrainTally()
         self._decision: Decision | None = None
         self._lock = threading.Lock()
@@ -125,8 +128,10 @@ class Arbiter:
         for pool, target in zip(self._pools, allocation.targets, strict=True):
             pool.retire(target.retire)
             pool.cancel(target.retire)
+        lost = lost_nodes(nodes, capacity)
+        self._bury(lost)
         empty = doomed.keys() - self._busy()
-        self._drain({node: doomed[node] for node in empty})
+        self._drain({node: doomed[node] for node in empty - {one.id for one in lost}})
         announced = doomed_nodes(nodes, _without_lost(capacity), now)
         self._tally.update(doomed, announced, {node.id for node in nodes}, empty - self._torn(), now)
         self._bundle(views)
@@ -196,10 +201,15 @@ class Arbiter:
         """Return the nodes that went while replicas worked there."""
         return {node for pool in self._pools for node in pool.nodes_that_took_work_along()}
 
+    def _bury(self, lost: Sequence[RayNode]) -> None:
+        """Tell Ray of nodes that are gone: what is bound to them waits until it knows."""
+        for node in lost:
+            self._deaths.ask(node.id, f"{node.address}:{node.port}")
+
     def _drain(self, empty: dict[str, float]) -> None:
         """Tell Ray of nodes that go, once nothing works there: Ray sends no task to a node that drains."""
         for node_id, deadline in empty.items():
-            self._drainer.ask(node_id, deadline)
+            self._drains.ask(node_id, deadline, "preemption notice")
 
     def _publish(self, nodes: Sequence[RayNode], allocation: Allocation) -> None:
         decision = Decision(

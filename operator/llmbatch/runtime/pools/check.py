@@ -6,8 +6,11 @@ from __future__ import annotations
 def missing_names() -> str:
     """Return an empty string if this Ray has every private name used here, else what is missing."""
     try:
+        from ray._private import grpc_utils
         from ray._private.state import state
         from ray._raylet import InnerGcsClient  # type: ignore[attr-defined]
+        from ray.core.generated.common_pb2 import NodeDeathInfo
+        from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsService
         from ray.data._internal.actor_autoscaler import ActorAutoscaler, ActorPoolScalingRequest
         from ray.data._internal.execution.bundle_queue.bundler import EstimateSize, RebundleQueue
         from ray.data._internal.execution.execution_callback import ExecutionCallback
@@ -43,10 +46,13 @@ def missing_names() -> str:
         (InnerGcsClient, ("drain_node",)),
         (MapOperator, ("has_execution_finished", "metrics")),
         (MapTransformer, ("get_transform_fns",)),
+        (NodeDeathInfo, ("UNEXPECTED_TERMINATION",)),
+        (NodeInfoGcsService, ("UnregisterNode",)),
         (OpRuntimeMetrics, ("on_input_dequeued", "on_input_queued", "on_task_finished")),
         (OpState, ("total_enqueued_input_blocks",)),
         (OutputBlockSizeOption, ("of",)),
         (RebundleQueue, ("finalize", "get_next_with_original", "num_rows")),
+        (grpc_utils, ("init_grpc_channel",)),
         (state, ("get_draining_nodes",)),
         (
             _NodeAwareActorPool,

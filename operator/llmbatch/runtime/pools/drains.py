@@ -1,9 +1,10 @@
-"""Draining nodes on notice, and how they went: with nothing on them in time, too late, or with work on them."""
+"""Telling Ray of nodes that go, and how they went: with nothing on them in time, too late, or with work on them."""
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Collection, Mapping
 
 from llmbatch.api.progress import Drains
@@ -12,31 +13,30 @@ from llmbatch.errors import TransientError
 logger = logging.getLogger(__name__)
 
 
-class Drainer:
-    """Drains nodes beside the thread that schedules, which must not wait for a node that has fallen silent."""
+class NodeErrand:
+    """Does one thing to nodes, beside the thread that schedules: that one must not wait for a node that is silent."""
 
-    def __init__(self, drain: Callable[[str, float, str], None]) -> None:
-        """Drain with `drain`, which is given a node's id, a deadline (Unix seconds) and a reason.
-
-        It raises TransientError where asking again may help.
-        """
-        self._drain = drain
+    def __init__(self, do: Callable[..., None], pause_seconds: float = 0.0) -> None:
+        """Run `do` with a node's id and what else is asked; where it raises TransientError, again after a pause."""
+        self._do = do
+        self._pause = pause_seconds
         self._lock = threading.Lock()
         self._asked: set[str] = set()
 
-    def ask(self, node_id: str, deadline: float) -> None:
-        """See to it that a node is drained, unless it is or is about to be. May be called at every tick."""
+    def ask(self, node_id: str, *more: object) -> None:
+        """See to it that it is done to a node, unless it is or is about to be. May be called at every tick."""
         with self._lock:
             if node_id in self._asked:
                 return
             self._asked.add(node_id)
-        threading.Thread(target=self._ask, args=(node_id, deadline), name="drain", daemon=True).start()
+        threading.Thread(target=self._ask, args=(node_id, *more), name="errand", daemon=True).start()
 
-    def _ask(self, node_id: str, deadline: float) -> None:
+    def _ask(self, node_id: str, *more: object) -> None:
         try:
-            self._drain(node_id, deadline, "preemption notice")
+            self._do(node_id, *more)
         except TransientError as error:
-            logger.warning("%s; the next tick tries again", error)
+            logger.warning("%s; it is tried again", error)
+            time.sleep(self._pause)
             with self._lock:
                 self._asked.remove(node_id)
 

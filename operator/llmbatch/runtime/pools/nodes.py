@@ -1,4 +1,4 @@
-"""The nodes of the Ray cluster: which there are, and draining one for certain."""
+"""The nodes of the Ray cluster: which there are, draining one for certain, and declaring one dead."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ from llmbatch.errors import TransientError
 
 PREEMPTION = 2
 """`DRAIN_NODE_REASON_PREEMPTION` of Ray's autoscaler.proto: always accepted, and restarts after it are not counted."""
+
+ANSWER_SECONDS = 2.0
+"""A node that is said to be lost and is silent for so long is dead."""
+HEALTH_CHECK = "/grpc.health.v1.Health/Check"
+"""What Ray asks its raylets as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,12 @@ def doomed_nodes(nodes: list[RayNode], capacity: Capacity, now: float) -> dict[s
     return found
 
 
+def lost_nodes(nodes: list[RayNode], capacity: Capacity) -> list[RayNode]:
+    """Return the nodes that are gone, as the capacity says, though Ray holds them for alive."""
+    lost = [worker for worker in capacity.doomed if worker.kind == "lost"]
+    return [node for node in nodes if any(_is(node, worker) for worker in lost)]
+
+
 def _is(node: RayNode, worker: DoomedWorker) -> bool:
     if worker.ray_node_id is not None:
         return node.id == worker.ray_node_id
@@ -109,3 +120,47 @@ def drain(node_id: str, deadline: float, why: str) -> None:
     gone = all(node["NodeID"] != node_id or not node["Alive"] for node in ray.nodes())
     if not gone and (not accepted or node_id not in state.get_draining_nodes()):
         raise TransientError(f"Ray does not drain node {node_id}: {refusal or 'it is not among the draining nodes'}")
+
+
+def declare_dead(node_id: str, raylet: str) -> None:
+    """Tell Ray that a node is gone, if its `raylet` (host:port) is silent.
+
+    Ray itself believes in a silent node for 15 s or more. Until then what was bound to it waits, and new replicas are
+    sent there. Once it is told, all of that goes on elsewhere.
+
+    Raises:
+        TransientError: the raylet answers, or Ray does not take the word for it.
+    """
+    import grpc
+    from ray._private.grpc_utils import init_grpc_channel
+    from ray.core.generated.common_pb2 import NodeDeathInfo
+    from ray.core.generated.gcs_service_pb2 import UnregisterNodeRequest
+    from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
+
+    import ray
+
+    gcs = ray.get_runtime_context().gcs_address
+    if answers(raylet):
+        raise TransientError(f"node {node_id} is said to be lost, and answers at {raylet}")
+    death = NodeDeathInfo(reason=NodeDeathInfo.UNEXPECTED_TERMINATION, reason_message="lost, as the controller says")
+    request = UnregisterNodeRequest(node_id=bytes.fromhex(node_id), node_death_info=death)
+    with init_grpc_channel(gcs) as channel:
+        try:
+            NodeInfoGcsServiceStub(channel).UnregisterNode(request, timeout=ANSWER_SECONDS)
+        except grpc.RpcError as error:
+            # There is no answer for a node that is dead already.
+            if ray.is_initialized() and any(node.id == node_id for node in live_nodes()):
+                raise TransientError(f"Ray does not take node {node_id} for dead: {error}") from error
+
+
+def answers(raylet: str) -> bool:
+    """Tell whether something at a raylet's host:port answers, whatever it says."""
+    import grpc
+    from ray._private.grpc_utils import init_grpc_channel
+
+    with init_grpc_channel(raylet) as channel:
+        try:
+            channel.unary_unary(HEALTH_CHECK)(b"", timeout=ANSWER_SECONDS)
+        except grpc.RpcError as error:
+            return error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+    return True

@@ -5,7 +5,7 @@ import threading
 
 from llmbatch.api.progress import Drains
 from llmbatch.errors import TransientError
-from llmbatch.runtime.pools.drains import Drainer, DrainTally
+from llmbatch.runtime.pools.drains import DrainTally, NodeErrand
 
 
 class SilentNodes:
@@ -15,7 +15,7 @@ class SilentNodes:
         self.asked = queue.Queue()
         self._answers = queue.Queue()
 
-    def drain(self, node_id, deadline, why):
+    def drain(self, node_id, deadline):
         self.asked.put((node_id, deadline))
         error = self._answers.get(timeout=10)
         if error is not None:
@@ -24,27 +24,27 @@ class SilentNodes:
     def answer(self, error=None):
         self._answers.put(error)
         for thread in threading.enumerate():
-            if thread.name == "drain":
+            if thread.name == "errand":
                 thread.join(10)
 
 
 def test_a_node_that_does_not_answer_holds_nobody_up_and_is_asked_once():
     ray = SilentNodes()
-    drainer = Drainer(ray.drain)
-    drainer.ask("a", 5.0)
-    drainer.ask("a", 5.0)
+    drains = NodeErrand(ray.drain)
+    drains.ask("a", 5.0)
+    drains.ask("a", 5.0)
     assert ray.asked.get(timeout=10) == ("a", 5.0)
     ray.answer()
-    drainer.ask("a", 5.0)
+    drains.ask("a", 5.0)
     assert ray.asked.empty()
 
 
 def test_a_drain_that_failed_is_tried_again():
     ray = SilentNodes()
-    drainer = Drainer(ray.drain)
-    drainer.ask("a", 5.0)
+    drains = NodeErrand(ray.drain)
+    drains.ask("a", 5.0)
     ray.answer(TransientError("not among the draining nodes"))
-    drainer.ask("a", 6.0)
+    drains.ask("a", 6.0)
     ray.answer()
     assert [ray.asked.get(timeout=10) for _ in range(2)] == [("a", 5.0), ("a", 6.0)]
 
