@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from llmbatch.cli.display import duration
+from llmbatch.core.stages.delays import LOSS_SECONDS, PROCESS_START_SECONDS, Delays
 from llmbatch.errors import InputError, InternalError, LLMBatchError, UserError
 
 if TYPE_CHECKING:
@@ -70,12 +71,16 @@ def simulate(
     ] = None,
     service: Annotated[str, typer.Option(help="Seconds a replica needs for a batch, one number a stage.")] = "1,3,0.5",
     load: Annotated[
-        str, typer.Option(help="Seconds until a new replica takes rows: one number, or one a stage.")
+        str, typer.Option(help="Seconds in which a new replica loads its model: one number, or one a stage.")
     ] = "60",
+    start: Annotated[
+        float, typer.Option(min=0, help="Seconds in which the process of a replica starts, before it loads.")
+    ] = PROCESS_START_SECONDS,
     gpus: Annotated[str, typer.Option(help="GPUs a replica: one number, or one a stage.")] = "1",
     batch_rows: Annotated[int, typer.Option(min=1, help="Rows of a batch.")] = 16,
     gpus_per_node: Annotated[int, typer.Option(min=1, help="GPUs of each node of the trace.")] = 1,
     notice: Annotated[float, typer.Option(min=0, help="Seconds between the notice and the loss of a node.")] = 0.0,
+    loss: Annotated[float, typer.Option(min=0, help="Seconds until a lost node is noticed.")] = LOSS_SECONDS,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each policy, each with other luck.")] = 3,
     victims: Annotated[Victims, typer.Option(help="Who leaves where the trace only counts nodes.")] = Victims.RANDOM,
     hours: Annotated[float | None, typer.Option(help="Only the first hours of the trace.")] = None,
@@ -101,7 +106,8 @@ def simulate(
     console = _console(stderr=as_json)
     try:
         traces = _traces(trace, gpus_per_node, seeds, victims, hours)
-        workload = _workload(service, load, gpus, gpus_per_node, batch_rows, notice)
+        delays = Delays(start_seconds=start, loss_seconds=loss)
+        workload = _workload(service, load, gpus, gpus_per_node, batch_rows, notice, delays)
         prices = _Prices(price_spot, price_on_demand, on_demand_nodes)
         study = _study(trace.name, traces, workload, policy or list(Policy), rows, prices)
         _show(study, console, as_json=as_json)
@@ -145,7 +151,9 @@ def _traces(file: Path, gpus_per_node: int, seeds: int, victims: Victims, hours:
     return [trace.slice(0, hours * 3600) for trace in found]
 
 
-def _workload(service: str, load: str, gpus: str, gpus_per_node: int, batch_rows: int, notice: float) -> Workload:
+def _workload(
+    service: str, load: str, gpus: str, gpus_per_node: int, batch_rows: int, notice: float, delays: Delays
+) -> Workload:
     from llmbatch.simulator.virtual import SimulatedStage, Workload
 
     services = _numbers("--service", service, None)
@@ -159,7 +167,7 @@ def _workload(service: str, load: str, gpus: str, gpus_per_node: int, batch_rows
         SimulatedStage(f"stage {number}", seconds, loading, int(size))
         for number, (seconds, loading, size) in enumerate(zip(services, loads, sizes, strict=True), 1)
     ]
-    return Workload(stages, batch_rows, notice_seconds=notice)
+    return Workload(stages, batch_rows, notice_seconds=notice, delays=delays)
 
 
 def _numbers(option: str, text: str, count: int | None) -> list[float]:
@@ -255,7 +263,8 @@ def _subtitle(study: _Study) -> str:
     return (
         f"{study.name}: {duration(trace.end_seconds)}, {mean:.1f} GPUs on average, {trace.most_gpus} at most, "
         f"{len(trace.events) - 1} changes. {len(stages)} stages: {service} s a batch of "
-        f"{study.workload.batch_rows} rows, {load} s to load, {study.workload.notice_seconds:g} s notice."
+        f"{study.workload.batch_rows} rows, {study.workload.delays.start_seconds:g} s to start and {load} s to load, "
+        f"{study.workload.notice_seconds:g} s notice."
     )
 
 

@@ -12,7 +12,7 @@ from llmbatch.simulator.virtual import JITTER, Pool, Replica, Workload
 
 
 class Allocated:
-    """Pools sized by `core.stages.allocate`. Service and load times are known, as after the first minutes of a run."""
+    """Pools sized by `core.stages.allocate`. Service times are known, as after the first minutes of a run."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Allocated:
             max_replicas=1_000_000,
             gpus=stage.gpus,
             service=Estimate(stage.service_seconds * stage.gpus / self._rows, 1),
-            load_seconds=Estimate(stage.load_seconds, 1),
+            load_seconds=pool.load,
             batch_p95_seconds=Estimate(stage.service_seconds * (1 + JITTER), 1),
             replicas=[_replica(replica, number, self._rows) for number, replica in enumerate(pool.replicas)],
             queued_rows=0 if endless else round(pool.queued * self._rows),

@@ -43,7 +43,10 @@ def oracle_stages(workload: Workload, most_gpus: int) -> list[OracleStage]:
     buffer_rows = (workload.buffer_batches + most_gpus) * workload.batch_rows
     return [
         OracleStage(
-            stage.service_seconds * stage.gpus / workload.batch_rows, stage.load_seconds, stage.gpus, buffer_rows
+            stage.service_seconds * stage.gpus / workload.batch_rows,
+            workload.delays.start_seconds + stage.load_seconds,
+            stage.gpus,
+            buffer_rows,
         )
         for stage in workload.stages
     ]

@@ -15,8 +15,12 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from llmbatch.core.capacity.trace import Change, Trace
+from llmbatch.core.stages.balance import next_to_start
+from llmbatch.core.stages.delays import Delays
+from llmbatch.core.stages.model import Estimate
 from llmbatch.errors import InputError
 from llmbatch.simulator.compare import WATERFALL, Series
+from llmbatch.simulator.processors import Processors
 
 JITTER = 0.2
 """Batches take their service time within this share, evenly spread, so that the mean stays."""
@@ -24,7 +28,7 @@ JITTER = 0.2
 
 @dataclass(frozen=True)
 class SimulatedStage:
-    """A stage: seconds a replica needs for a batch, seconds until a new replica takes one, GPUs a replica."""
+    """A stage: seconds a replica needs for a batch, seconds in which a new one loads its model, GPUs a replica."""
 
     name: str
     service_seconds: float
@@ -44,7 +48,7 @@ class SimulatedStage:
 class Workload:
     """A chain of stages, rows a batch, batches that may wait before a stage, and seconds of notice.
 
-    The policy is asked every `tick_seconds`, and at every change of the nodes.
+    The policy is asked every `tick_seconds`, and at every change of the nodes. `delays` come on top.
     """
 
     stages: Sequence[SimulatedStage]
@@ -52,11 +56,12 @@ class Workload:
     buffer_batches: int = 125
     notice_seconds: float = 0.0
     tick_seconds: float = 5.0
+    delays: Delays = field(default_factory=Delays)
 
 
 @dataclass(eq=False)
 class Replica:
-    """A replica: loading until `ready_at`, then idle or in work."""
+    """A replica: its process starts, it loads, then it is idle or in work. `lost` ones wait for somebody to notice."""
 
     stage: int
     node: str
@@ -70,9 +75,10 @@ class Replica:
 
 @dataclass
 class Pool:
-    """A stage's replicas and the batches that wait for them."""
+    """A stage's replicas, the batches that wait for them, and what their starts took."""
 
     stage: SimulatedStage
+    load: Estimate
     replicas: list[Replica] = field(default_factory=list)
     idle: dict[Replica, None] = field(default_factory=dict)
     queued: float = 0
@@ -89,7 +95,10 @@ class Pool:
 
 
 class Policy(Protocol):
-    """Which stage gets how many replicas."""
+    """Which stage gets how many replicas.
+
+    What it is shown is what is known: a node that is lost is still there, without free GPUs, until that is noticed.
+    """
 
     late_drain: bool
     """Whether doomed replicas take no batch that they cannot finish before the deadline."""
@@ -122,11 +131,16 @@ class World:
         self._workload = workload
         self._policy = policy
         self._random = random.Random(seed)  # noqa: S311 - luck of a simulation
-        self._pools = [Pool(stage) for stage in workload.stages]
+        self._delays = workload.delays
+        start = self._delays.start_seconds
+        self._pools = [Pool(stage, Estimate(stage.load_seconds + start)) for stage in workload.stages]
         self._todo = math.inf if rows is None else math.ceil(rows / workload.batch_rows)
         self._pools[0].queued = self._todo
         self._free: dict[str, int] = {}
         self._doomed: dict[str, float] = {}
+        self._joining: set[str] = set()
+        self._unnoticed: set[str] = set()
+        self._processors: Processors[Replica] = Processors(self._delays.cores or 1)
         self._done = 0
         self._now = 0.0
         self._order = 0
@@ -143,7 +157,7 @@ class World:
             if change.removed and self._workload.notice_seconds:
                 notice = max(0.0, change.seconds - self._workload.notice_seconds)
                 self._at(notice, self._notice, (change.removed, change.seconds))
-        self._at(0.0, self._tick, None)
+        self._at(self._delays.begin_seconds, self._tick, None)
         end = self._trace.end_seconds
         while self._events and self._events[0][0] < end and self._done < self._todo:
             self._now, _, handle, what = heapq.heappop(self._events)
@@ -168,53 +182,120 @@ class World:
     def _change(self, change: Change) -> None:
         for node in change.removed:
             self._settle_free(-self._free.pop(node))
-            self._doomed.pop(node, None)
-            for pool in self._pools:
-                for replica in [replica for replica in pool.replicas if replica.node == node]:
-                    self._end(replica, node_lost=True)
-        if change.removed and self._policy.restarts():
-            for pool in self._pools:
-                for replica in list(pool.replicas):
-                    self._end(replica)
-        for node in change.added:
+            self._joining.discard(node)
+            self._lose(node)
+        if change.removed:
+            self._soon(self._delays.loss_seconds, self._noticed_loss, change.removed)
+        for number, node in enumerate(change.added, 1):
             self._free[node] = 0
             self._give(node, self._trace.gpus_per_node)
+            if self._delays.join_seconds and change.seconds:
+                self._joining.add(node)
+                self._soon(number * self._delays.join_seconds, self._joined, node)
         self._decide()
         self._sample()
 
+    def _soon(self, seconds: float, handle: Callable[[Any], None], what: Any) -> None:
+        """Do something after a delay, and now where there is none."""
+        if seconds:
+            self._at(self._now + seconds, handle, what)
+        else:
+            handle(what)
+
+    def _lose(self, node: str) -> None:
+        """Stop what is on a node; nobody knows yet."""
+        self._unnoticed.add(node)
+        for pool in self._pools:
+            for replica in pool.replicas:
+                if replica.node == node:
+                    self._stop(replica)
+
+    def _noticed_loss(self, nodes: Sequence[str]) -> None:
+        self._unnoticed -= set(nodes)
+        restarts = self._policy.restarts()
+        for node in nodes:
+            self._doomed.pop(node, None)
+        for pool in self._pools:
+            for replica in list(pool.replicas):
+                if replica.lost and replica.node in nodes:
+                    self._forget(replica)
+                elif restarts and not replica.lost:
+                    self._end(replica)
+        self._decide()
+
+    def _joined(self, node: str) -> None:
+        self._joining.discard(node)
+        self._decide()
+
     def _decide(self) -> None:
-        free = {node: gpus for node, gpus in self._free.items() if node not in self._doomed}
+        if self._now < self._delays.begin_seconds:
+            return
+        free = {node: gpus for node, gpus in self._usable().items() if node not in self._doomed}
+        free |= dict.fromkeys(self._unnoticed - self._doomed.keys(), 0)
         targets = self._policy.targets(self._now, self._pools, free, self._doomed)
         for pool, target in zip(self._pools, targets, strict=True):
             for replica in sorted(pool.working, key=lambda replica: (replica.ready, replica.busy))[
                 : max(0, len(pool.working) - target)
             ]:
                 replica.retiring = True
-                if not replica.busy:
+                if not (replica.busy or replica.lost):
                     self._end(replica)
-        for index, (pool, target) in enumerate(zip(self._pools, targets, strict=True)):
-            while len(pool.working) < target and self._start(index, pool):
-                pass
+        self._start_missing(list(targets))
         self._dispatch_all()
+
+    def _usable(self) -> dict[str, int]:
+        return {node: gpus for node, gpus in self._free.items() if node not in self._joining}
+
+    def _start_missing(self, wanted: list[int]) -> None:
+        """Start replicas, the first stage's first; in the runtime's order where only some may start at a time."""
+        have = [len(pool.working) for pool in self._pools]
+        waiting = [pool.queued >= 1 for pool in self._pools]
+        starting = sum(not (replica.ready or replica.lost) for pool in self._pools for replica in pool.replicas)
+        most = self._delays.most_starting
+        while most is None or starting < most:
+            index = _first_short(have, wanted) if most is None else next_to_start(have, wanted, waiting)
+            if index is None:
+                return
+            if self._start(index, self._pools[index]):
+                have[index] += 1
+                starting += 1
+            else:
+                wanted[index] = have[index]
 
     def _start(self, index: int, pool: Pool) -> bool:
         """Start a replica on the fullest node it fits."""
-        fits = [node for node, gpus in self._free.items() if gpus >= pool.stage.gpus and node not in self._doomed]
+        fits = [node for node, gpus in self._usable().items() if gpus >= pool.stage.gpus and node not in self._doomed]
         if not fits:
             return False
         node = min(fits, key=lambda name: (self._free[name], name))
         self._give(node, -pool.stage.gpus)
         replica = Replica(index, node, pool.stage.gpus, self._now)
         pool.replicas.append(replica)
-        self._at(self._now + pool.stage.load_seconds, self._loaded, replica)
+        if self._delays.cores is None:
+            self._at(self._now + self._delays.start_seconds + pool.stage.load_seconds, self._loaded, replica)
+        else:
+            self._processors.add(self._now, replica, self._delays.start_seconds)
+            self._look_at_processors()
         return True
+
+    def _look_at_processors(self) -> None:
+        """Have the next process that ends noticed; what ends earlier or later by then is looked at again."""
+        if not math.isinf(end := self._processors.next_end()):
+            self._at(max(self._now, end), self._processes_started, None)
+
+    def _processes_started(self, _: None) -> None:
+        for replica in self._processors.done(self._now):
+            self._at(self._now + self._pools[replica.stage].stage.load_seconds, self._loaded, replica)
+        self._look_at_processors()
 
     def _loaded(self, replica: Replica) -> None:
         if replica.lost:
             return
+        pool = self._pools[replica.stage]
+        pool.load = pool.load.update(self._now - replica.since)
         self._spend("load", replica)
         replica.ready = True
-        self._rest(self._pools[replica.stage], replica)
+        self._rest(pool, replica)
         self._dispatch(replica.stage)
 
     def _dispatch_all(self) -> None:
@@ -274,21 +355,28 @@ class World:
             if 0 <= near < len(self._pools):
                 self._dispatch(near)
 
-    def _end(self, replica: Replica, *, node_lost: bool = False) -> None:
+    def _end(self, replica: Replica) -> None:
         """Take a replica away; a batch it had in work is put back."""
-        pool = self._pools[replica.stage]
+        self._stop(replica)
+        self._forget(replica)
+        self._give(replica.node, replica.gpus)
+
+    def _stop(self, replica: Replica) -> None:
         if replica.busy:
             self._spend("redo", replica)
-            pool.in_work -= 1
-            pool.queued += 1
         elif replica.ready:
-            self._wake(pool, replica)
+            self._wake(self._pools[replica.stage], replica)
         else:
             self._spend("load", replica)
+            self._processors.remove(self._now, replica)
         replica.lost = True
+
+    def _forget(self, replica: Replica) -> None:
+        pool = self._pools[replica.stage]
         pool.replicas.remove(replica)
-        if not node_lost:
-            self._give(replica.node, replica.gpus)
+        if replica.busy:
+            pool.in_work -= 1
+            pool.queued += 1
 
     def _spend(self, part: str, replica: Replica) -> None:
         self._spent[part] += (self._now - replica.since) * replica.gpus
@@ -317,11 +405,12 @@ class World:
         self._free_gpus += gpus
 
     def _sample(self) -> None:
-        ready = [sum(replica.gpus for replica in pool.replicas if replica.ready) for pool in self._pools]
-        held = sum(replica.gpus for pool in self._pools for replica in pool.replicas)
+        there = [[replica for replica in pool.replicas if not replica.lost] for pool in self._pools]
+        ready = [sum(replica.gpus for replica in replicas if replica.ready) for replicas in there]
+        held = sum(replica.gpus for replicas in there for replica in replicas)
         queued = [pool.queued for pool in self._pools]
-        there = len(self._free) * self._trace.gpus_per_node
-        self._samples.append((self._now, there, ready, held - sum(ready), queued, self._done))
+        gpus = len(self._free) * self._trace.gpus_per_node
+        self._samples.append((self._now, gpus, ready, held - sum(ready), queued, self._done))
 
     def _result(self) -> Run:
         """Close the books: what is in work at the end counts as useful."""
@@ -330,7 +419,7 @@ class World:
         for pool in self._pools:
             self._settle_idle(pool, 0)
             for replica in pool.replicas:
-                if not replica.ready or replica.busy:
+                if not replica.lost and (not replica.ready or replica.busy):
                     self._spend("useful" if replica.ready else "load", replica)
         paid = self._trace.slice(0, self._now).gpu_seconds() if self._now else 0.0
         return Run(self._done * self._workload.batch_rows, self._now, paid, self._spent, self._series())
@@ -350,3 +439,7 @@ class World:
             },
             committed=[sample[5] * rows for sample in self._samples],
         )
+
+
+def _first_short(have: Sequence[int], wanted: Sequence[int]) -> int | None:
+    return next((index for index, count in enumerate(wanted) if have[index] < count), None)

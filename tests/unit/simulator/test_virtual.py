@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmbatch.core.capacity.trace import Trace
+from llmbatch.core.stages.delays import Delays
 from llmbatch.errors import InputError
 from llmbatch.simulator.baselines import Fixed, split
 from llmbatch.simulator.oracle import bounds
@@ -78,6 +79,39 @@ def test_pools_sized_for_the_most_gpus_starve_the_last_stage_when_few_are_there(
     assert world("fixed", trace, workload).run().rows < world("restart-all", trace, workload).run().rows / 2
 
 
+ONE = [SimulatedStage("a", 2.0, 10.0)]
+
+
+def test_processes_that_start_share_the_cores() -> None:
+    """Four starts of 3 s on two cores take 6 s, three at a time 4.5 s and the last one 3 s more; loads are apart."""
+    trace = Trace.constant(4, 100)
+    shared = Delays(start_seconds=3.0, cores=2)
+    one_by_one = Delays(start_seconds=3.0, cores=2, most_starting=3)
+    own = Delays(start_seconds=3.0)
+    starts = [world("ours", trace, Workload(ONE, delays=delays)).run().spent for delays in (own, shared, one_by_one)]
+    assert [spent["load"] for spent in starts] == pytest.approx([4 * 13.0, 4 * 16.0, 3 * 14.5 + 13.0])
+
+
+def test_nothing_starts_before_the_run_has_begun() -> None:
+    spent = world("ours", Trace.constant(4, 100), Workload(ONE, delays=Delays(begin_seconds=20.0))).run().spent
+    assert spent["unallocated"] == pytest.approx(4 * 20)
+
+
+def test_nodes_that_come_are_there_one_after_another() -> None:
+    trace = Trace.counted([(0, 1), (50, 4)], 100)
+    spent = world("ours", trace, Workload(ONE, delays=Delays(join_seconds=3.0))).run().spent
+    assert spent["unallocated"] == pytest.approx(3 + 6 + 9)
+
+
+def test_the_batches_of_a_lost_node_wait_until_the_loss_is_noticed() -> None:
+    trace = Trace.counted([(0, 2), (11, 1)], 100)
+    soon, late = (
+        world("ours", trace, Workload(ONE, delays=Delays(loss_seconds=seconds)), rows=32).run() for seconds in (0, 30)
+    )
+    assert soon.seconds == pytest.approx(14, abs=1)
+    assert late.seconds > 11 + 30
+
+
 steps = st.lists(
     st.tuples(st.integers(0, 250), st.integers(0, 8)), min_size=1, max_size=6, unique_by=lambda step: step[0]
 ).map(sorted)
@@ -85,13 +119,26 @@ steps = st.lists(
 
 @settings(max_examples=25, deadline=None)
 @given(
-    steps, st.sampled_from(sorted(POLICIES)), st.sampled_from([1, 2]), st.sampled_from([0.0, 30.0]), st.integers(0, 3)
+    steps,
+    st.sampled_from(sorted(POLICIES)),
+    st.sampled_from([1, 2]),
+    st.sampled_from([0.0, 30.0]),
+    st.integers(0, 3),
+    st.builds(
+        Delays,
+        begin_seconds=st.sampled_from([0.0, 5.0]),
+        start_seconds=st.sampled_from([0.0, 3.0]),
+        cores=st.sampled_from([None, 2]),
+        most_starting=st.sampled_from([None, 3]),
+        join_seconds=st.sampled_from([0.0, 2.0]),
+        loss_seconds=st.sampled_from([0.0, 13.0, 400.0]),
+    ),
 )
 def test_gpu_seconds_add_up_and_no_policy_beats_the_bound(
-    found: list[tuple[int, int]], name: str, gpus: int, notice: float, seed: int
+    found: list[tuple[int, int]], name: str, gpus: int, notice: float, seed: int, delays: Delays
 ) -> None:
     trace = Trace.counted(found, 300, gpus_per_node=gpus, seed=seed)
-    workload = Workload(CHAIN[:2], notice_seconds=notice)
+    workload = Workload(CHAIN[:2], notice_seconds=notice, delays=delays)
     bound = bounds(trace, oracle_stages(workload, trace.most_gpus)).clairvoyant
     outcome = run(name, trace, workload, seed, bound)
     assert sum(outcome.spent.values()) == pytest.approx(trace.gpu_seconds())

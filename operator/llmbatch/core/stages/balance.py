@@ -28,6 +28,15 @@ def staying(pool: PoolView, capacity: CapacityView) -> list[int]:
     return [position for position, replica in enumerate(pool.replicas) if replica.node not in leaving]
 
 
+def next_to_start(have: Sequence[int], wanted: Sequence[int], waiting: Sequence[bool]) -> int | None:
+    """Return which stage's replica to start next, the stage that has the least of what it should have; None if none.
+
+    Of several one that has rows `waiting` comes first, then the one nearest the source: it feeds the others.
+    """
+    short = [index for index, count in enumerate(wanted) if have[index] < count]
+    return min(short, key=lambda one: (have[one] / wanted[one], not waiting[one], one), default=None)
+
+
 def balanced(
     pools: Sequence[PoolView], needs: Sequence[Demand], capacity: CapacityView, room: Slots, best: Sequence[int]
 ) -> list[int]:

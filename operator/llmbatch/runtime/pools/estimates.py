@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from llmbatch.api.job import Stage
+from llmbatch.core.stages.delays import PROCESS_START_SECONDS
 from llmbatch.core.stages.model import Estimate
 from llmbatch.runtime.pools.actors import PoolSample, StagePool
 
@@ -10,8 +11,6 @@ DEFAULT_SERVICE_SECONDS = 0.1
 """GPU-seconds a row of a model nobody has measured here; only its ratio to the other stages' matters."""
 DEFAULT_LOAD_SECONDS = 60.0
 """A model of 7 to 8 billion parameters from a local disk into vLLM, without compilation."""
-PROCESS_START_SECONDS = 3.0
-"""A Ray worker process with pyarrow on a small machine."""
 LEAST_SERVICE_SECONDS = 1e-6
 """A stage that costs nothing still counts as one."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from llmbatch.core.stages.balance import staying
+from llmbatch.core.stages.balance import next_to_start, staying
 from llmbatch.core.stages.model import CapacityView, PoolView, Target
 
 
@@ -93,18 +93,13 @@ class Room:
 
 
 def missing_replicas(pools: Sequence[PoolView], capacity: CapacityView, targets: Sequence[Target]) -> Iterator[int]:
-    """Yield the positions of the pools to grow by one each, the one that has the least of its target first.
-
-    Of several one that has rows waiting comes first, then the one nearest the source: it feeds the others.
-    """
+    """Yield the positions of the pools to grow by one each, in the order of `next_to_start`."""
     have = [
         sum(pool.replicas[position].id not in target.retire for position in staying(pool, capacity))
         for pool, target in zip(pools, targets, strict=True)
     ]
-    while True:
-        short = [index for index, target in enumerate(targets) if have[index] < target.replicas]
-        if not short:
-            return
-        index = min(short, key=lambda one: (have[one] / targets[one].replicas, not pools[one].queued_rows, one))
+    wanted = [target.replicas for target in targets]
+    waiting = [pool.queued_rows > 0 for pool in pools]
+    while (index := next_to_start(have, wanted, waiting)) is not None:
         have[index] += 1
         yield index
