@@ -34,7 +34,7 @@ $(UV):
 	@touch $@
 
 # What can run side by side is in tests/conftest.py.
-TWO_WORKERS := -n 2 --dist loadgroup --no-loadscope-reorder
+TWO_WORKERS := -n 2 --no-loadscope-reorder
 
 .PHONY: quickstart
 quickstart: .venv/.ready ## Run the main job on real input: embedded Ray, no cluster, no GPU
