@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from llmbatch.errors import InputError
 
-PROCESS_START_SECONDS = 3.0
-"""A Ray worker process and its imports, before a replica loads its model. `benchmarks/local_preemption.py` measures it
-where nothing else starts, and prints it."""
-LOSS_SECONDS = 2.0
-"""From the loss of a node until its batches are back in the queue, where the run is told: the same benchmark prints it.
-Ray alone takes 13 s or more."""
+PROCESS_START_SECONDS = 1.5
+"""A Ray worker process and its imports, before a replica loads its model: what starts took beyond the load in runs of
+`benchmarks/local_preemption.py`, 1.1 to 1.6 s on two cores that they share; 0.9 s where nothing else starts."""
+LOSS_SECONDS = 1.0
+"""From the loss of a node until its batches are back in the queue, where the run is told of it: the mean of the same
+runs, 0.6 to 1.2 s. Ray alone takes 13 s or more."""
 
 
 @dataclass(frozen=True, slots=True)
