@@ -125,8 +125,6 @@ def embedded_ray(options: RunOptions, desired: Desired, *, preload: bool = False
         os.environ.setdefault("RAY_preload_python_modules", ",".join(PRELOADED_MODULES))
     import ray.data
 
-    import ray
-
     quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
     with _cluster(options, desired) as (address, nodes):
         with _starting():

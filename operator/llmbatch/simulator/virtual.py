@@ -184,23 +184,18 @@ class World:
             self._settle_free(-self._free.pop(node))
             self._joining.discard(node)
             self._lose(node)
-        if change.removed:
-            self._soon(self._delays.loss_seconds, self._noticed_loss, change.removed)
+        if change.removed and self._delays.loss_seconds:
+            self._at(self._now + self._delays.loss_seconds, self._noticed, change.removed)
+        elif change.removed:
+            self._take_in(change.removed)
         for number, node in enumerate(change.added, 1):
             self._free[node] = 0
             self._give(node, self._trace.gpus_per_node)
             if self._delays.join_seconds and change.seconds:
                 self._joining.add(node)
-                self._soon(number * self._delays.join_seconds, self._joined, node)
+                self._at(self._now + number * self._delays.join_seconds, self._joined, node)
         self._decide()
         self._sample()
-
-    def _soon(self, seconds: float, handle: Callable[[Any], None], what: Any) -> None:
-        """Do something after a delay, and now where there is none."""
-        if seconds:
-            self._at(self._now + seconds, handle, what)
-        else:
-            handle(what)
 
     def _lose(self, node: str) -> None:
         """Stop what is on a node; nobody knows yet."""
@@ -210,7 +205,12 @@ class World:
                 if replica.node == node:
                     self._stop(replica)
 
-    def _noticed_loss(self, nodes: Sequence[str]) -> None:
+    def _noticed(self, nodes: Sequence[str]) -> None:
+        self._take_in(nodes)
+        self._decide()
+
+    def _take_in(self, nodes: Sequence[str]) -> None:
+        """Take in that nodes are lost."""
         self._unnoticed -= set(nodes)
         restarts = self._policy.restarts()
         for node in nodes:
@@ -221,7 +221,6 @@ class World:
                     self._forget(replica)
                 elif restarts and not replica.lost:
                     self._end(replica)
-        self._decide()
 
     def _joined(self, node: str) -> None:
         self._joining.discard(node)
@@ -292,7 +291,8 @@ class World:
         if replica.lost:
             return
         pool = self._pools[replica.stage]
-        pool.load = pool.load.update(self._now - replica.since)
+        # What a difference of two times loses in its last digits must not sway a decision.
+        pool.load = pool.load.update(round(self._now - replica.since, 6))
         self._spend("load", replica)
         replica.ready = True
         self._rest(pool, replica)

@@ -125,7 +125,7 @@ def drain(node_id: str, deadline: float, why: str) -> None:
 def declare_dead(node_id: str, raylet: str) -> None:
     """Tell Ray that a node is gone, if its `raylet` (host:port) is silent.
 
-    Ray itself believes in a silent node for 15 s or more. Until then what was bound to it waits, and new replicas are
+    Ray itself believes in a silent node for 13 s or more. Until then what was bound to it waits, and new replicas are
     sent there. Once it is told, all of that goes on elsewhere.
 
     Raises:
