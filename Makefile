@@ -2,11 +2,13 @@
 PYTHON ?= python3
 UV_VERSION := 0.13.9
 PIP_AUDIT_VERSION := 2.10.1
+AZURITE_VERSION := 3.35.0
 UV := .tools/uv/bin/uv
 BIN := .venv/bin
 EXTRAS := --extra operator --extra runtime --extra simulate
 PLATFORM := $(shell uname -s)-$(shell uname -m)
 VLLM_READY := $(if $(filter Linux-x86_64 Linux-aarch64,$(PLATFORM)),.venv-vllm/.ready)
+AZURITE := .tools/azurite-$(AZURITE_VERSION)
 export UV_PROJECT_ENVIRONMENT := .venv
 # Ray starts many processes, and each would compile all it imports where bytecode may not be written.
 export UV_COMPILE_BYTECODE := 1
@@ -60,9 +62,13 @@ lint: .venv/.ready ## Format, style, types and import rules
 test-unit: .venv/.ready ## Pure and in-process tests: no Ray, no network
 	$(BIN)/pytest -q -m "not s3 and not ray and not vllm and not cluster and not chart" $(TWO_WORKERS)
 
+$(AZURITE)/.ready:
+	npm install --silent --no-audit --no-fund --omit=dev --prefix $(AZURITE) azurite@$(AZURITE_VERSION)
+	@touch $@
+
 .PHONY: test-s3
-test-s3: .venv/.ready ## Against an S3-compatible server on loopback
-	$(BIN)/pytest -q -m s3
+test-s3: .venv/.ready $(if $(shell command -v npm),$(AZURITE)/.ready) ## Against an S3-compatible server on loopback, and Azure's emulator where npm is there
+	PATH="$(CURDIR)/$(AZURITE)/node_modules/.bin:$$PATH" $(BIN)/pytest -q -m s3
 
 .PHONY: test-ray
 test-ray: .venv/.ready ## With a real embedded Ray
