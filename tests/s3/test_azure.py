@@ -1,4 +1,4 @@
-"""The ledger's store on Azure Blob Storage, by its emulator Azurite, which `make test-s3` installs where npm is there."""
+"""The ledger's store on Azure Blob Storage, by its emulator: `make test-s3` installs Azurite where npm is there."""
 
 import base64
 import hashlib

@@ -133,7 +133,7 @@ class Arbiter:
         empty = doomed.keys() - self._busy()
         self._drain({node: doomed[node] for node in empty - {one.id for one in lost}})
         announced = doomed_nodes(nodes, _without_lost(capacity), now)
-        self._tally.update(doomed, announced, {node.id for node in nodes}, empty - self._torn(), now)
+        self._tally.update(doomed, announced, {node.id for node in nodes}, empty, self._torn(), now)
         self._bundle(views)
         self._grow(views, seen, allocation)
         self._tend_spares([node for node in nodes if node.id not in doomed and not node.draining])

@@ -6,11 +6,15 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
+from typing import NamedTuple
 
 from llmbatch.api.progress import Drains
 from llmbatch.errors import TransientError
 
 logger = logging.getLogger(__name__)
+
+JUDGED_AFTER_SECONDS = 5.0
+"""A node that is gone is judged after this long: that it took work along is known a little later than that it went."""
 
 
 class NodeErrand:
@@ -41,12 +45,24 @@ class NodeErrand:
                 self._asked.remove(node_id)
 
 
+class Departure(NamedTuple):
+    """A node that went after a notice. Times are Unix seconds."""
+
+    deadline: float
+    """When it was to go."""
+    empty_at: float
+    """When nothing worked there any more, as far as anybody saw."""
+    gone_at: float
+    """When it was not there any more."""
+
+
 class DrainTally:
     """Counts the announced departures of one attempt."""
 
     def __init__(self) -> None:
         self._deadlines: dict[str, float] = {}
         self._empty_at: dict[str, float] = {}
+        self._departures: dict[str, Departure] = {}
         self._counts = {"clean": 0, "late": 0, "missed": 0}
 
     def counts(self) -> Drains:
@@ -59,6 +75,7 @@ class DrainTally:
         announced: Collection[str],
         live: Collection[str],
         empty: Collection[str],
+        torn: Collection[str],
         now: float,
     ) -> None:
         """Take note of how the nodes stand.
@@ -68,7 +85,8 @@ class DrainTally:
                 while it lives was withdrawn.
             announced: Those of them that are not lost already: a loss out of the blue is no drain.
             live: The nodes there are.
-            empty: Those on which nothing works any more.
+            empty: Those on which nothing works.
+            torn: The nodes that went with work on them.
             now: Unix seconds.
         """
         for node in announced:
@@ -78,6 +96,14 @@ class DrainTally:
             else:
                 self._empty_at.pop(node, None)
         for node in [node for node in self._deadlines if node not in doomed]:
-            deadline, empty_at = self._deadlines.pop(node), self._empty_at.pop(node, None)
+            deadline, empty_at = self._deadlines.pop(node), self._empty_at.pop(node, now)
             if node not in live:
-                self._counts["missed" if empty_at is None else "clean" if empty_at <= deadline else "late"] += 1
+                self._departures[node] = Departure(deadline, empty_at, now)
+        self._judge(torn, now)
+
+    def _judge(self, torn: Collection[str], now: float) -> None:
+        for node, went in list(self._departures.items()):
+            if now - went.gone_at >= JUDGED_AFTER_SECONDS:
+                outcome = "missed" if node in torn else "clean" if went.empty_at <= went.deadline else "late"
+                self._counts[outcome] += 1
+                del self._departures[node]
