@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from llmbatch.cluster.projections import job_of
 from llmbatch.controller.metrics import JobFigures, Metrics, Recovery
 from llmbatch.controller.watch import JobKey
 from llmbatch.core.job.decide import decide
-from llmbatch.core.job.plan import Plan, SendCapacity, StopRayJob, SubmitRayJob
+from llmbatch.core.job.plan import Action, Plan, SendCapacity, StopRayJob, SubmitRayJob
 from llmbatch.core.job.snapshot import JobObservation, Snapshot
 from llmbatch.errors import ForbiddenError, HeadError, LLMBatchError, RejectedError, StaleError, TransientError
 
@@ -35,6 +35,10 @@ HEAD_SECONDS = 2.0
 FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 0.5, 30.0
 COALESCE_SECONDS = 0.05
 """Changes that come together, such as the pods of one node, are one pass."""
+BURST_SECONDS = (0.3, 1.0)
+"""Notices come together too, as when a zone runs out of spot capacity. For so long after the first of them, drawn
+evenly, the runtime is told and nothing is written: a second notice would wait for the writes of every job.
+"""
 
 
 class Tools:
@@ -66,6 +70,7 @@ class JobRunner:
         self._woken_at: float | None = None
         self._woken_next: float | None = None
         self._told: set[str] = set()
+        self._burst_ends: float | None = None
         self._noticed: dict[str, float] = {}
 
     @property
@@ -130,8 +135,10 @@ class JobRunner:
         self.figures = figures = JobFigures.of(snapshot, plan.status)
         if plan.actions or plan.status != job.status:
             logger.debug("%s: %s", _name(self.key), "; ".join(plan.reasons))
-        self._notice(plan)
-        soon = await self._act(plan, snapshot)
+        if (wait := self._burst_left(untold=self._notice(plan))) > 0:
+            await self._act([action for action in plan.actions if isinstance(action, SendCapacity)], snapshot)
+            return wait
+        soon = await self._act(plan.actions, snapshot)
         if plan.status != job.status:
             await self._write(job, body, plan)
         preempted = tools.metrics.count_preemptions(job.status, plan.status, snapshot)
@@ -146,17 +153,17 @@ class JobRunner:
             self._read = body, job_of(body)
         return self._read[1]
 
-    async def _act(self, plan: Plan, snapshot: Snapshot) -> float | None:
+    async def _act(self, actions: Sequence[Action], snapshot: Snapshot) -> float | None:
         """Carry out the actions up to the first that fails; return how soon to look again if one did.
 
         A head that does not answer holds up only what is for the head. The status does not depend on any of it: it
         says what was observed and what is intended.
         """
-        if not plan.actions:
+        if not actions:
             return None
         head = await self._tools.observer.head_of(snapshot, self._memory)
         soon: float | None = None
-        for action in plan.actions:
+        for action in actions:
             if soon == HEAD_SECONDS and isinstance(action, SubmitRayJob | StopRayJob | SendCapacity):
                 continue
             try:
@@ -188,13 +195,31 @@ class JobRunner:
         self._told = doomed
         self._noticed = {}
 
-    def _notice(self, plan: Plan) -> None:
-        """Note since when each worker is doomed that the runtime was not told of: since what woke this pass."""
+    def _notice(self, plan: Plan) -> bool:
+        """Note since when each worker is doomed that the runtime was not told of: since what woke this pass.
+
+        Returns:
+            Whether there is one.
+        """
         sent = (action.capacity.doomed for action in plan.actions if isinstance(action, SendCapacity))
+        untold = {worker.worker for workers in sent for worker in workers} - self._told
         began = self._woken_at if self._woken_at is not None else time.monotonic()
-        for worker in (worker.worker for workers in sent for worker in workers):
-            if worker not in self._told:
-                self._noticed.setdefault(worker, began)
+        for worker in untold:
+            self._noticed.setdefault(worker, began)
+        return bool(untold)
+
+    def _burst_left(self, *, untold: bool) -> float:
+        """Return how long to wait for more notices before anything is written, in seconds.
+
+        What waits is decided anew afterwards, so nothing is lost with the process meanwhile.
+        """
+        now = time.monotonic()
+        if self._burst_ends is None:
+            self._burst_ends = now + random.uniform(*BURST_SECONDS) if untold else now  # noqa: S311 - no secret
+        left = self._burst_ends - now
+        if left <= 0:
+            self._burst_ends = None
+        return left
 
     async def _write(self, job: JobObservation, body: Mapping[str, Any], plan: Plan) -> None:
         written = await self._tools.applier.write_status(body, plan.status)

@@ -12,9 +12,9 @@ from controllerkit import NOW, UID, cluster, job, running_snapshot, running_stat
 from llmbatch.api.base import API_VERSION, KIND
 from llmbatch.api.job import LLMBatchJobStatus
 from llmbatch.controller.metrics import Metrics
-from llmbatch.controller.runner import HEAD_SECONDS, REFUSED_SECONDS, STALE_SECONDS, JobRunner, Tools
+from llmbatch.controller.runner import BURST_SECONDS, HEAD_SECONDS, REFUSED_SECONDS, STALE_SECONDS, JobRunner, Tools
 from llmbatch.controller.watch import JobKey
-from llmbatch.core.job.snapshot import JobObservation, Snapshot, WorkerGroupObservation
+from llmbatch.core.job.snapshot import JobObservation, NodeObservation, Notice, Snapshot, WorkerGroupObservation
 from llmbatch.errors import (
     ApiServerError,
     ForbiddenError,
@@ -189,6 +189,25 @@ def test_nothing_is_written_while_nothing_changes():
         one_pass(fakes, made)
     assert fakes.calls.count("write_status") <= 1
     assert fakes.version <= 8
+
+
+def test_notices_that_come_together_are_all_told_before_anything_is_written():
+    fakes = running_job()
+    made = runner(fakes)
+    one_pass(fakes, made)
+    for node in ("node-of-w0", "node-of-w1"):
+        fakes.calls = []
+        noticed = NodeObservation(name=node, notice=Notice(kind="reclaim", source="test", deadline=NOW + 60))
+        fakes.snapshot = fakes.snapshot.model_copy(update={"nodes": (*fakes.snapshot.nodes, noticed)})
+        wait = one_pass(fakes, made)
+        assert wait is not None
+        assert 0 < wait <= BURST_SECONDS[1]
+        assert fakes.calls == ["observe", "SendCapacity"]
+    made._burst_ends = 0.0
+    one_pass(fakes, made)
+    assert fakes.calls[-2:] == ["write_status", "emit"]
+    assert fakes.status.preemptions is not None
+    assert fakes.status.preemptions.total == 2
 
 
 def test_an_older_sight_of_the_job_is_not_taken():
