@@ -88,9 +88,13 @@ def workers(snapshot: Snapshot) -> list[Worker]:
 
 
 def workers_to_count(snapshot: Snapshot) -> list[Worker]:
-    """Return the workers and those that went before a sign on them was seen."""
-    unseen = Notice(kind="lost", source="pod gone")
-    return [*workers(snapshot), *(Worker(pod, unseen) for pod in snapshot.vanished)]
+    """Return the workers and those that went before they were counted."""
+    return [*workers(snapshot), *(Worker(pod, _last_notice(snapshot, pod)) for pod in snapshot.vanished)]
+
+
+def _last_notice(snapshot: Snapshot, pod: PodObservation) -> Notice:
+    notice = _notice(snapshot, pod, None)
+    return notice if notice is not None and notice.dooms else Notice(kind="lost", source="pod gone")
 
 
 def _notice(snapshot: Snapshot, pod: PodObservation, on_node: Notice | None) -> Notice | None:

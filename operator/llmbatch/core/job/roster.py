@@ -1,4 +1,4 @@
-"""Workers that went between two passes, so that no pass saw a sign on them: forced deletions, or passes far apart."""
+"""Workers that went before a pass counted them: forced deletions, passes far apart, ends within a burst of notices."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Roster(NamedTuple):
     cluster_uid: str = ""
     """uid of the RayCluster."""
     there: tuple[PodObservation, ...] = ()
-    """Workers on a node, as the last pass saw them."""
+    """Workers on a node that were not told to go, as the last pass saw them."""
     vanished: tuple[PodObservation, ...] = ()
-    """Workers that went unseen and that the status does not count yet."""
+    """Workers that went and that the status does not count yet."""
 
 
 def call_roll(
@@ -33,10 +33,11 @@ def call_roll(
     if cluster is None or cluster.deleting or cluster.suspended:
         return Roster()
     workers = tuple(pod for pod in pods if pod.group != HEAD_GROUP)
-    there = tuple(pod for pod in workers if pod.node is not None)
+    told_to_go = {name for group in cluster.groups for name in group.workers_to_delete}
+    there = tuple(pod for pod in workers if pod.node is not None and pod.name not in told_to_go)
     if before.cluster_uid != cluster.uid:
         return Roster(cluster.uid, there)
-    told_to_go = {name for group in cluster.groups for name in group.workers_to_delete}
-    unseen = [pod for pod in before.there if not pod.terminating and pod.name not in told_to_go]
+    # A pass may see a pod terminate and not write it down: only the status says who is counted.
+    unseen = [pod for pod in before.there if pod.name not in told_to_go]
     explained = {pod.name for pod in workers} | set(counted)
     return Roster(cluster.uid, there, tuple(pod for pod in (*before.vanished, *unseen) if pod.name not in explained))

@@ -250,7 +250,7 @@ class Snapshot(Document):
     pods: tuple[PodObservation, ...] = ()
     """Pods of that RayCluster, head first."""
     vanished: tuple[PodObservation, ...] = ()
-    """Workers of it that went without a sign and are not counted yet, as they were last seen."""
+    """Workers of it that went and are not counted yet, as they were last seen."""
     nodes: tuple[NodeObservation, ...] = ()
     """The nodes those pods are bound to."""
     children: tuple[ChildObservation, ...] = ()
