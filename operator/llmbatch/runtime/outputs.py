@@ -75,7 +75,8 @@ def write_shard(
     attempt = attempt or uuid.uuid4().hex
     name = f"{shard}-{attempt}.{EXTENSIONS[spec.output.format]}"
     errors = errors_in(table)
-    fresh = table.filter(pa.array([not is_kept(error) for error in errors], pa.bool_()))
+    kept = [is_kept(error) for error in errors]
+    fresh = table.filter(pc.invert(pa.array(kept, pa.bool_()))) if any(kept) else table
     data = encode(spec, ledger.spec_hash, fresh)
     before = replaced_commit(ledger, shard, errors)
     if before is not None and len(fresh) < len(table):

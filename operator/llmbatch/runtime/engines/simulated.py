@@ -80,6 +80,8 @@ class Simulated:
 
     def __init__(self, stage: Stage, sleep: Callable[[float], None] = time.sleep) -> None:
         self._stage = stage
+        self._model = stage.model.name if stage.model else ""
+        self._fails_below = stage.simulation.error_rate * 65_536
         self._sleep = sleep
         sleep(stage.simulation.load_seconds)
 
@@ -94,9 +96,11 @@ class Simulated:
         stage = self._stage
         digest = self._digest(request)
         # The last two bytes decide on failure, the first ones on the output: independent of each other.
-        if int.from_bytes(digest[-2:], "big") < stage.simulation.error_rate * 65_536:
+        if self._fails_below and int.from_bytes(digest[-2:], "big") < self._fails_below:
             return RowError(stage.name, "SimulatedError", "simulation.errorRate chose this row")
-        characters = sum([len(str(message["content"])) for message in request.messages])
+        characters = 0
+        for message in request.messages:
+            characters += len(str(message["content"]))
         prompt_tokens = -(-characters // CHARACTERS_A_TOKEN)
         if stage.task == "generate":
             return self._generate(digest, prompt_tokens)
@@ -104,9 +108,8 @@ class Simulated:
 
     def _digest(self, request: Request) -> bytes:
         sampling = self._stage.sampling
-        model = self._stage.model.name if self._stage.model else ""
         seed = row_seed(sampling.seed or 0, request.row_id) if sampling.temperature else 0
-        asked = orjson.dumps((self._stage.name, model, seed, request.messages, request.query))
+        asked = orjson.dumps((self._stage.name, self._model, seed, request.messages, request.query))
         return hashlib.blake2b(asked).digest()
 
     def _generate(self, digest: bytes, prompt_tokens: int) -> StageOutput:
