@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import socket
@@ -24,9 +25,10 @@ from llmbatch.controller.jobs import Jobs
 from llmbatch.controller.metrics import Metrics
 from llmbatch.controller.runner import Tools
 from llmbatch.controller.toggles import wake_on_change_only
-from llmbatch.controller.watch import Watch
+from llmbatch.controller.watch import NO_KUBERAY_SECONDS, Watch
 from llmbatch.core.job.children.names import JOB_LABEL
 from llmbatch.core.job.snapshot import OperatorSettings
+from llmbatch.errors import ApiServerError
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +93,11 @@ class Operator:
         self.ready = asyncio.Event()
 
     @property
+    def _definitions_followed(self) -> bool:
+        """Whether kopf may watch definitions: one of a namespace alone has no right to."""
+        return not self._options.namespaces or self._options.watch_nodes
+
+    @property
     def writes(self) -> int:
         """Requests so far that could change an object."""
         return self._kube.writes
@@ -104,6 +111,8 @@ class Operator:
         app = health.application(self.jobs.longest_pass, self.ready.is_set, self.metrics)
         self._server = await health.serve(app, self._options.host, self._options.port)
         wake_on_change_only()
+        stop = stop or asyncio.Event()
+        kuberay = asyncio.create_task(self._end_when_kuberay_comes(stop))
         try:
             await kopf.operator(
                 registry=self._registry(),
@@ -115,9 +124,23 @@ class Operator:
                 ready_flag=self.ready,
             )
         finally:
+            kuberay.cancel()
             await self.jobs.close()
             await self._heads.close()
             await self._server.cleanup()
+
+    async def _end_when_kuberay_comes(self, stop: asyncio.Event) -> None:
+        """Set `stop` once KubeRay comes, where kopf can begin to watch RayClusters at its start alone."""
+        waited = False
+        while not self._definitions_followed:
+            with contextlib.suppress(ApiServerError):
+                if await self._watch.kuberay_installed():
+                    break
+                waited = True
+            await asyncio.sleep(NO_KUBERAY_SECONDS)
+        if waited:
+            logger.warning("KubeRay is there now: ending, to watch its RayClusters after the next start")
+            stop.set()
 
     def _registry(self) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()
@@ -144,7 +167,7 @@ class Operator:
         settings.persistence.finalizer = f"{GROUP}/operator"
         settings.persistence.progress_storage = kopf.StatusProgressStorage(field=f"status.{GROUP}")
         settings.persistence.diffbase_storage = NoDiffs()
-        settings.scanning.disabled = bool(self._options.namespaces) and not self._options.watch_nodes
+        settings.scanning.disabled = not self._definitions_followed
         return settings
 
 

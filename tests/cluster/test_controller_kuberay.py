@@ -1,0 +1,84 @@
+"""A cluster that has no KubeRay yet: said in seconds, and its installation is enough."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from testbed import binaries
+
+from clusterkit import local_cluster, missing_rights
+from llmbatch.cluster import paths
+from operatorkit import Kube, job, kube, operating
+
+pytestmark = pytest.mark.cluster
+DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+RAY_CLUSTERS = "rayclusters.ray.io"
+FAILURE = {
+    "type": "ReplicaFailure",
+    "status": "True",
+    "reason": "FailedCreatePod",
+    "message": "exceeded quota",
+    "lastTransitionTime": "2026-01-01T00:00:00Z",
+}
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Iterator[Path]:
+    """Return the kubeconfig of an API server without KubeRay's definitions."""
+    if why := missing_rights():
+        pytest.skip(f"no test cluster: {why}")
+    with local_cluster(tmp_path, "--api-only") as kubeconfig:
+        with kube(kubeconfig) as api:
+            api.delete_at(f"{DEFINITIONS}/{RAY_CLUSTERS}")
+            api.wait(lambda: not served(api))
+        yield kubeconfig
+
+
+def served(api: Kube) -> bool:
+    found = api.get_at(paths.RAY_GROUP) or {"resources": []}
+    return any(item["name"] == "rayclusters" for item in found["resources"])
+
+
+def install(api: Kube) -> None:
+    files = sorted(binaries.kuberay_crds().glob("*.yaml"))
+    definitions = (yaml.safe_load(file.read_text()) for file in files)
+    definition = next(found for found in definitions if found["metadata"]["name"] == RAY_CLUSTERS)
+    api.apply_at(f"{DEFINITIONS}/{RAY_CLUSTERS}", definition)
+
+
+def waits(api: Kube) -> None:
+    """Wait until a job says that it waits for KubeRay, then install that."""
+    api.wait(lambda: api.condition("summarise", "Stalled")[:2] == ("True", "KubeRayMissing"), 20)
+    assert "install KubeRay" in api.condition("summarise", "Stalled")[2]
+    assert api.get("Secret", "summarise-token") is None
+    install(api)
+    api.wait(lambda: served(api))
+
+
+def goes_on(api: Kube) -> None:
+    """Wait until there is a RayCluster, and the job says what its status says."""
+    api.wait(lambda: api.get("RayCluster", "summarise") is not None)
+    status = paths.single("RayCluster", api.namespace, "summarise") + "/status"
+    api.patch_at(status, {"status": {"conditions": [FAILURE]}})
+    api.wait(lambda: api.condition("summarise", "Stalled")[1:] == ("RayClusterFailed", "exceeded quota"))
+
+
+def test_a_job_waits_for_kuberay_and_goes_on_once_it_is_there(bare: Path):
+    with kube(bare) as api:
+        api.create(job())
+        with operating(api):
+            waits(api)
+            goes_on(api)
+
+
+def test_a_controller_that_may_not_follow_definitions_ends_and_goes_on_when_started_again(bare: Path):
+    with kube(bare) as api:
+        api.create(job())
+        with operating(api, watch_nodes=False) as controller:
+            waits(api)
+            api.wait(lambda: not controller.jobs.phases())
+        with operating(api, watch_nodes=False):
+            goes_on(api)
