@@ -70,7 +70,7 @@ ACCEPTED: dict[str, dict[str, Any]] = {
 REFUSED = [
     Refused("spec.input", {"input": None}),
     Refused("spec.input.uri", {"input": {"uri": "", "format": "jsonl"}}),
-    Refused("spec.input.uri", {"input": {"uri": "u" * 1025, "format": "jsonl"}}, "at most 1024"),
+    Refused("spec.input.uri", {"input": {"uri": "u" * 1025, "format": "jsonl"}}, "1024"),
     Refused("spec.input.format", {"input": {"uri": "x", "format": "xml"}}),
     Refused("spec.stages", {"stages": []}),
     Refused("spec.stages", {"stages": [{**STAGE, "name": f"s{i}"} for i in range(9)]}, "8"),

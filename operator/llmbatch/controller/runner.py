@@ -228,6 +228,7 @@ class JobRunner:
         self.phase = plan.status.phase or "Pending"
         self._tools.metrics.status_writes.inc()
         for event in plan.events:
+            logger.info("%s: %s: %s", _name(self.key), event.reason, event.message)
             try:
                 await self._tools.applier.emit(job, event)
             except LLMBatchError as error:

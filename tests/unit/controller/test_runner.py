@@ -222,6 +222,15 @@ def test_an_older_sight_of_the_job_is_not_taken():
     assert made._body["metadata"]["resourceVersion"] == mine
 
 
+def test_what_is_told_as_an_event_is_logged(caplog: pytest.LogCaptureFixture):
+    caplog.set_level("INFO", "llmbatch")
+    fakes = running_job()
+    fakes.snapshot = fakes.snapshot.model_copy(update={"cluster": None, "pods": ()})
+    one_pass(fakes)
+    assert fakes.calls.count("emit") == len(caplog.messages) > 0
+    assert caplog.messages[0].startswith("team/summarise: ")
+
+
 def test_the_order_of_a_pass_is_actions_then_status_then_events():
     fakes = new_job()
     one_pass(fakes)
