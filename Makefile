@@ -72,7 +72,7 @@ test-s3: .venv/.ready $(if $(shell command -v npm),$(AZURITE)/.ready) ## Against
 
 .PHONY: test-ray
 test-ray: .venv/.ready ## With a real embedded Ray
-	$(BIN)/pytest -q -m ray
+	$(BIN)/pytest -q -m ray --durations=5
 
 .PHONY: test-vllm
 test-vllm: $(VLLM_READY) ## With real vLLM on the CPU (installs 7 GB)
@@ -80,7 +80,7 @@ test-vllm: $(VLLM_READY) ## With real vLLM on the CPU (installs 7 GB)
 
 .PHONY: test-cluster
 test-cluster: .venv/.ready ## Against a real control plane and KubeRay, built once from Go modules (root, minutes)
-	$(BIN)/pytest -q -m "cluster or chart" $(TWO_WORKERS)
+	$(BIN)/pytest -q -m "cluster or chart" $(TWO_WORKERS) --durations=10
 
 .PHONY: test-e2e
 test-e2e: .venv/.ready ## Of these only the whole jobs, through faults and with real Ray
