@@ -113,7 +113,7 @@ def _stages(progress: Progress) -> Table:
     for pool in progress.pools:
         stages.add_row(
             pool.name,
-            f"{pool.ready}/{pool.target}",
+            "-" if progress.state == "complete" else f"{pool.ready}/{pool.target}",
             str(pool.pending + pool.restarting),
             f"{pool.queued_rows:,}",
             f"{pool.in_flight_rows:,}",
@@ -135,13 +135,15 @@ def summary(progress: Progress, place: str) -> Table:
     """Return the table a run ends with."""
     rows = progress.rows
     table = Table(box=None, show_header=False, padding=(0, 2))
-    rate = (rows.rows_completed / progress.elapsed_seconds) if progress.elapsed_seconds else 0.0
+    time = duration(progress.elapsed_seconds)
+    if progress.elapsed_seconds and not progress.shards_skipped:  # rows of earlier runs took no time of this one
+        time += f", {rows.rows_completed / progress.elapsed_seconds:,.1f} rows/s with start-up"
     for name, value in (
         ("state", progress.state),
         ("rows", f"{rows.rows_completed:,}"),
         ("failed rows", f"{rows.rows_failed:,}"),
         ("tokens", f"{rows.prompt_tokens:,} read, {rows.completion_tokens:,} generated"),
-        ("time", f"{duration(progress.elapsed_seconds)}, {rate:.1f} rows/s with start-up"),
+        ("time", time),
         ("shards", f"{progress.shards_committed:,}, {progress.shards_skipped:,} of them from earlier runs"),
         ("output", place),
     ):

@@ -50,6 +50,7 @@ th:first-child, td:first-child, .word { text-align: left; overflow-wrap: anywher
 <td>{{ "%.4f" | format(pool.service_seconds_per_row) if pool.service_seconds_per_row else "&ndash;" | safe }}</td></tr>
 {% endfor %}</table>
 {% if shards %}<h2>Slowest shards</h2>
+<p class="soft">The part file of a shard, below data/ of the output, begins with its name.</p>
 <table><tr><th>shard</th><th>rows</th><th>failed</th><th>seconds</th><th>worker</th></tr>
 {% for shard in shards %}<tr><td>{{ shard.shard }}</td><td>{{ shard.rows }}</td><td>{{ shard.failed }}</td>
 <td>{{ "%.3f" | format(shard.seconds) }}</td><td>{{ shard.worker }}</td></tr>{% endfor %}</table>{% endif %}

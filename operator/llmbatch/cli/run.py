@@ -89,12 +89,12 @@ def run_here(
         typer.Exit: it ended.
     """
     result = _run(attempt, console, options, as_json=as_json)
+    _tell(job, result, console, as_json=as_json)
     if report is not None:
         from llmbatch.cli.report import write_report
 
         write_report(report, job, result)
-        console.print(f"report: {report}")
-    _tell(job, result, console, as_json=as_json)
+        console.print(f"  report: {report}", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(EXIT_CODES[result.state])
 
 
@@ -143,7 +143,7 @@ def _shown(console: Console, *, as_json: bool) -> Iterator[Callable[[Progress], 
         with redirect_stdout(sys.stderr):
             yield lambda progress: typer.echo(json.dumps({"progress": progress.to_wire()}), file=lines)
     elif console.is_terminal:
-        with Live(console=console, auto_refresh=False) as live:
+        with Live("looking at the job, and starting Ray", console=console, auto_refresh=False) as live:
             yield lambda progress: live.update(render(progress), refresh=True)
     else:
         yield _Lines(console).show

@@ -2,11 +2,11 @@ import io
 import subprocess
 import sys
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from llmbatch.api.job import RowProgress
 from llmbatch.api.progress import PoolProgress, Progress
-from llmbatch.cli.display import duration, one_line, render
+from llmbatch.cli.display import duration, one_line, render, summary
 
 PROGRESS = Progress(
     state="running",
@@ -20,9 +20,7 @@ PROGRESS = Progress(
 
 
 def test_the_terminal_shows_progress_stages_and_warnings() -> None:
-    console = Console(width=160, record=True, file=io.StringIO())
-    console.print(render(PROGRESS))
-    shown = console.export_text()
+    shown = _printed(render(PROGRESS))
     for expected in ("250 / 1,000 rows", "3 failed", "1h01m left", "judge", "2/3", "44", "made up", "7 shards"):
         assert expected in shown
 
@@ -30,6 +28,21 @@ def test_the_terminal_shows_progress_stages_and_warnings() -> None:
 def test_a_pipe_gets_one_line() -> None:
     assert one_line(PROGRESS).startswith("1m15s  running  250/1,000 rows  3 failed")
     assert "\n" not in one_line(PROGRESS)
+
+
+def test_rows_of_earlier_runs_do_not_count_as_speed() -> None:
+    assert "rows/s" not in _printed(summary(PROGRESS, "out"))
+    assert "3.3 rows/s" in _printed(summary(PROGRESS.model_copy(update={"shards_skipped": 0}), "out"))
+
+
+def test_a_complete_run_lacks_no_replica() -> None:
+    assert "2/3" not in _printed(render(PROGRESS.model_copy(update={"state": "complete"})))
+
+
+def _printed(shown: RenderableType) -> str:
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(shown)
+    return console.export_text()
 
 
 def test_durations() -> None:
