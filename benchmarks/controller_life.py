@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import time
 
 from aiohttp import web
@@ -88,8 +87,8 @@ async def measure(kube: KubeClient, space: str, count: int, seconds: float) -> N
     """Measure jobs of one length."""
     world = Lives(kube, space, seconds)
     await world.create(count)
-    pods = asyncio.create_task(world.make_pods())
-    async with world.heads():
+    async with world.heads(), asyncio.TaskGroup() as group:
+        pods = group.create_task(world.make_pods())
         with operator(space):
             await until(lambda: metric("llmbatch_status_writes_total") > 0)
             await until(lambda: series("llmbatch_jobs").get('phase="Complete"', 0) >= count)
@@ -100,9 +99,7 @@ async def measure(kube: KubeClient, space: str, count: int, seconds: float) -> N
                 f"{statuses / count:.1f} of them statuses ({actions()})",
                 flush=True,
             )
-    pods.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await pods
+        pods.cancel()
     await world.remove_nodes()
 
 
