@@ -109,6 +109,19 @@ def test_an_overlay_that_is_not_the_users_to_set_is_refused(kubeconfig: Path):
             assert moves(api)
 
 
+def test_an_accelerator_that_ray_does_not_know_is_refused_before_anything_is_created(kubeconfig: Path):
+    with kube(kubeconfig) as api:
+        [stage] = job()["spec"]["stages"]
+        api.create(job(stages=[{**stage, "resources": {"gpus": 1, "accelerator": "H1000"}}]))
+        with operating(api):
+            api.wait(lambda: api.condition("summarise", "Accepted")[:2] == ("False", "InvalidSpec"))
+            said = api.condition("summarise", "Accepted")[2]
+            assert "spec.stages[0].resources.accelerator: 'H1000'" in said
+            assert "H100" in said
+            assert not api.items("RayCluster")
+            assert api.get("Secret", "summarise-token") is None
+
+
 def test_gpus_that_no_node_has_are_said_with_the_schedulers_words(kubeconfig: Path):
     with kube(kubeconfig) as api:
         api.create(job())
