@@ -66,19 +66,12 @@ def goes_on(api: Kube) -> None:
     api.wait(lambda: api.condition("summarise", "Stalled")[1:] == ("RayClusterFailed", "exceeded quota"))
 
 
-def test_a_job_waits_for_kuberay_and_goes_on_once_it_is_there(bare: Path):
+@pytest.mark.parametrize("watch_nodes", [True, False], ids=["of the cluster", "of a namespace alone"])
+def test_a_job_waits_for_kuberay_and_goes_on_with_the_next_start(bare: Path, watch_nodes: bool):
     with kube(bare) as api:
         api.create(job())
-        with operating(api):
-            waits(api)
-            goes_on(api)
-
-
-def test_a_controller_that_may_not_follow_definitions_ends_and_goes_on_when_started_again(bare: Path):
-    with kube(bare) as api:
-        api.create(job())
-        with operating(api, watch_nodes=False) as controller:
+        with operating(api, watch_nodes=watch_nodes) as controller:
             waits(api)
             api.wait(lambda: not controller.jobs.phases())
-        with operating(api, watch_nodes=False):
+        with operating(api, watch_nodes=watch_nodes):
             goes_on(api)

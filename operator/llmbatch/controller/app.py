@@ -93,11 +93,6 @@ class Operator:
         self.ready = asyncio.Event()
 
     @property
-    def _definitions_followed(self) -> bool:
-        """Whether kopf may watch definitions: one of a namespace alone has no right to."""
-        return not self._options.namespaces or self._options.watch_nodes
-
-    @property
     def writes(self) -> int:
         """Requests so far that could change an object."""
         return self._kube.writes
@@ -130,9 +125,13 @@ class Operator:
             await self._server.cleanup()
 
     async def _end_when_kuberay_comes(self, stop: asyncio.Event) -> None:
-        """Set `stop` once KubeRay comes, where kopf can begin to watch RayClusters at its start alone."""
+        """Set `stop` once KubeRay comes.
+
+        kopf can miss RayClusters that are defined after its start: it asks which resources there are when it hears of a
+        definition, which may be before that is served, and with a Role alone it does not hear of any.
+        """
         waited = False
-        while not self._definitions_followed:
+        while True:
             with contextlib.suppress(ApiServerError):
                 if await self._watch.kuberay_installed():
                     break
@@ -167,7 +166,7 @@ class Operator:
         settings.persistence.finalizer = f"{GROUP}/operator"
         settings.persistence.progress_storage = kopf.StatusProgressStorage(field=f"status.{GROUP}")
         settings.persistence.diffbase_storage = NoDiffs()
-        settings.scanning.disabled = not self._definitions_followed
+        settings.scanning.disabled = bool(self._options.namespaces) and not self._options.watch_nodes
         return settings
 
 
