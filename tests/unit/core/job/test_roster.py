@@ -61,7 +61,7 @@ def test_a_cluster_that_goes_takes_its_workers_along():
 
 
 def test_a_worker_that_vanished_is_counted_once_and_not_told_of():
-    roster, status, pods = BEFORE, running_snapshot().job.status, running_snapshot().pods
+    status, pods = running_snapshot().job.status, running_snapshot().pods
     roster = call_roll(Roster(), cluster(), pods, ())
     totals = []
     for tick in range(3):
