@@ -55,7 +55,7 @@ def test_a_job_completes_while_spot_is_taken_away_and_comes_back(kubeconfig: Pat
         job.api.patch(KIND, job.name, {"spec": {"capacity": {"spot": {"max": MORE_WORKERS}}}})
         ended = job.until("complete", lambda status: status.get("phase") == "Complete", 400)
         assert (ended["attempt"], ended["failures"], ended["interruptions"]) == (1, 0, 0)
-        assert ended["preemptions"]["total"] == 3 + WORKERS
+        assert ended["preemptions"]["total"] == 3 + WORKERS, [loss["source"] for loss in ended["preemptions"]["recent"]]
         assert ended["preemptions"].get("failures", 0) == 0
         job.assert_every_row_once()
         job.api.wait(lambda: not job.api.items("Pod"), PATIENCE)

@@ -15,7 +15,7 @@ from llmbatch.cluster import paths
 from llmbatch.cluster.client import FIELD_MANAGER, KubeClient, Object
 from llmbatch.cluster.head import Head, HeadClient
 from llmbatch.cluster.memory import Memory
-from llmbatch.cluster.projections import child_of
+from llmbatch.cluster.projections import child_of, ray_cluster_of
 from llmbatch.core.job.plan import (
     Action,
     CreateChild,
@@ -65,7 +65,8 @@ class Applier:
             case PatchWorkerGroup():
                 what = f"patch RayCluster {action.cluster}"
                 path = paths.single("RayCluster", job.namespace, action.cluster)
-                await _noted(what, memory, self._kube.json_patch(path, action.json_patch()))
+                patched = await _noted(what, memory, self._kube.json_patch(path, action.json_patch()))
+                memory.patched = ray_cluster_of(patched, job.uid)
             case DeleteRayCluster():
                 what = f"delete RayCluster {action.name}"
                 path = paths.single("RayCluster", job.namespace, action.name)

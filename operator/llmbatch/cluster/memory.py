@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from llmbatch.api.capacity import Capacity
 from llmbatch.api.progress import Progress
 from llmbatch.core.job.roster import Roster
-from llmbatch.core.job.snapshot import ChildObservation
+from llmbatch.core.job.snapshot import ChildObservation, RayClusterObservation
 
 
 @dataclass(slots=True)
@@ -30,6 +30,8 @@ class Memory:
     """By what was asked, the message of a 422, until it succeeds."""
     roster: Roster = field(default_factory=Roster)
     """The workers that the last pass saw, and those that went unseen."""
+    patched: RayClusterObservation | None = None
+    """The RayCluster as the last own patch left it."""
     head_uid: str = ""
     """uid of the head's pod that the next two speak of."""
     head_silent_since: float | None = None
@@ -48,6 +50,16 @@ class Memory:
         """Begin anew with a head's pod that was replaced: its silence is not the old one's."""
         if uid != self.head_uid:
             self.head_uid, self.head_silent_since, self.driver_silent_since = uid, None, None
+
+    def latest(self, watched: RayClusterObservation | None) -> RayClusterObservation | None:
+        """Return a RayCluster as its watch shows it, or as the own patch left it where the watch lags behind.
+
+        The watch of the pods may be ahead of it: a pod then goes by the own order, and nothing says so.
+        """
+        if watched is None or self.patched is None or self.patched.uid != watched.uid:
+            return watched
+        # Of one object, the greater resourceVersion is the later one (KEP-5504).
+        return max(watched, self.patched, key=lambda seen: int(seen.resource_version))
 
     def allowed(self, what: str) -> None:
         """Note that a request succeeded."""

@@ -83,7 +83,7 @@ class Observer:
         snapshot = Snapshot(now=now, job=job, settings=self._settings)
         if job.deleting:
             return snapshot
-        cluster = await self._ray_cluster(job)
+        cluster = await self._ray_cluster(job, memory)
         pods = self._pods(job, cluster)
         counted = job.status.preemptions.counted if job.status.preemptions else ()
         memory.roster = call_roll(memory.roster, cluster, pods, counted)
@@ -112,11 +112,11 @@ class Observer:
             memory.token = await self._token(snapshot.job, memory)
         return None if memory.token is None else Head(pod.address, memory.token)
 
-    async def _ray_cluster(self, job: JobObservation) -> RayClusterObservation | None:
+    async def _ray_cluster(self, job: JobObservation, memory: Memory) -> RayClusterObservation | None:
         name = job.status.ray_cluster_name
         if name is None:
             return None
-        seen = self._watched.ray_cluster(job.namespace, name)
+        seen = memory.latest(self._watched.ray_cluster(job.namespace, name))
         if seen is not None or job.status.attempt_started_at is None or _finished(job):
             return seen
         # That a running job's cluster is gone ends an attempt: the watch alone is not asked, it may lag or be refused.

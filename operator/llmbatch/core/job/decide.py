@@ -119,8 +119,8 @@ def _count(draft: Draft, spec: LLMBatchJobSpec | None) -> None:
     )
     draft.update(preemptions=preemptions)
     if new:
-        names = ", ".join(sorted(preemption.worker for preemption in new))
-        draft.tell("Warning", "Preempted", f"On notice or gone: {names}")
+        gone = ", ".join(sorted(f"{preemption.worker} ({preemption.source})" for preemption in new))
+        draft.tell("Warning", "Preempted", f"On notice or gone: {gone}")
 
 
 def _too_late(draft: Draft, spec: LLMBatchJobSpec) -> bool:
