@@ -65,7 +65,11 @@ class Watched(Protocol):
         """Return a node; one that the watch does not know is None."""
 
     async def kuberay_installed(self) -> bool:
-        """Tell whether the API server serves RayCluster of ray.io/v1."""
+        """Tell whether the API server serves RayCluster of ray.io/v1.
+
+        Raises:
+            ForbiddenError: the operator may not ask.
+        """
 
 
 class Observer:
@@ -94,7 +98,7 @@ class Observer:
             await self._look_for_secrets(job, job.spec, memory, now)
         ray, runtime = await self._ask_head(snapshot, memory)
         facts = ClusterFacts(
-            kuberay_installed=await self._watched.kuberay_installed(),
+            kuberay_installed=await self._kuberay_installed(memory),
             forbidden=tuple(sorted(memory.forbidden.values())),
             rejected=tuple(sorted(memory.rejected.values())),
             missing_secrets=memory.missing_secrets,
@@ -111,6 +115,17 @@ class Observer:
         if memory.token is None:
             memory.token = await self._token(snapshot.job, memory)
         return None if memory.token is None else Head(pod.address, memory.token)
+
+    async def _kuberay_installed(self, memory: Memory) -> bool:
+        """Ask for KubeRay. Where that is refused it may be there: the refusal is what the job's status tells."""
+        what = "discover RayCluster"
+        try:
+            installed = await self._watched.kuberay_installed()
+        except ForbiddenError as error:
+            memory.forbidden[what] = str(error)
+            return True
+        memory.allowed(what)
+        return installed
 
     async def _ray_cluster(self, job: JobObservation, memory: Memory) -> RayClusterObservation | None:
         name = job.status.ray_cluster_name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import logging
 import socket
@@ -28,7 +27,7 @@ from llmbatch.controller.toggles import wake_on_change_only
 from llmbatch.controller.watch import NO_KUBERAY_SECONDS, Watch
 from llmbatch.core.job.children.names import JOB_LABEL
 from llmbatch.core.job.snapshot import OperatorSettings
-from llmbatch.errors import ApiServerError
+from llmbatch.errors import ApiServerError, ForbiddenError
 
 logger = logging.getLogger(__name__)
 
@@ -130,12 +129,20 @@ class Operator:
         kopf can miss RayClusters that are defined after its start: it asks which resources there are when it hears of a
         definition, which may be before that is served, and with a Role alone it does not hear of any.
         """
-        waited = False
+        waited = warned = False
         while True:
-            with contextlib.suppress(ApiServerError):
+            try:
                 if await self._watch.kuberay_installed():
                     break
                 waited = True
+            except ForbiddenError as error:
+                # kopf was not told either which resources there are.
+                waited = True
+                if not warned:
+                    logger.warning("KubeRay cannot be looked for until this is allowed: %s", error)
+                    warned = True
+            except ApiServerError as error:
+                logger.debug("KubeRay was not looked for: %s", error)
             await asyncio.sleep(NO_KUBERAY_SECONDS)
         if waited:
             logger.warning("KubeRay is there now: ending, to watch its RayClusters after the next start")

@@ -67,6 +67,7 @@ class Watch:
 
         Raises:
             ApiServerError: it did not answer.
+            ForbiddenError: the operator may not ask; the message names the path it may not get.
         """
         now = time.monotonic()
         if self._kuberay is not None:
