@@ -8,6 +8,8 @@ from llmbatch.api.base import Document
 from llmbatch.api.job import RowProgress
 
 RunState = Literal["starting", "running", "paused", "complete", "failed"]
+FINAL_LINE = "llmbatch-progress "
+"""How the line of a driver's log begins that holds its last Progress, as JSON."""
 
 
 class PoolProgress(Document):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from llmbatch.api.progress import FINAL_LINE
 from llmbatch.cli.cluster import Context, JobName, Kubeconfig, Namespace, in_cluster, stored_job
 from llmbatch.core.job.children.names import submission_id
 from llmbatch.errors import InputError
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from llmbatch.cluster.client import KubeClient
 
 LOOK_SECONDS = 2.0
+_FOR_MACHINES = re.compile(rf"^{FINAL_LINE}.*\n?", re.MULTILINE)
+"""The line that the operator reads off a log's end."""
 
 
 def logs(
@@ -38,11 +42,14 @@ def logs(
         head = await ProxiedHead.find(kube, default, name)
         shown = 0
         while True:
-            log = await head.log(driver)
-            typer.echo(log[shown:], nl=False)
-            shown = len(log)
+            # Asked before the log: what the driver prints until it ends is in the log then.
             phase = ((await stored_job(kube, default, name)).get("status") or {}).get("phase")
-            if not follow or phase in ("Complete", "Failed", "Suspended"):
+            last = not follow or phase in ("Complete", "Failed", "Suspended")
+            log = await head.log(driver)
+            end = len(log) if last else log.rfind("\n") + 1
+            typer.echo(_FOR_MACHINES.sub("", log[shown:end]), nl=False)
+            shown = end
+            if last:
                 return
             await asyncio.sleep(LOOK_SECONDS)
 

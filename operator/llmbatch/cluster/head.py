@@ -13,7 +13,7 @@ import pydantic_core
 from pydantic import ValidationError
 
 from llmbatch.api.capacity import Capacity
-from llmbatch.api.progress import Progress
+from llmbatch.api.progress import FINAL_LINE, Progress
 from llmbatch.core.job.children.pods import CONTROL_PORT, JOBS_PORT
 from llmbatch.core.job.snapshot import RayJobObservation
 from llmbatch.errors import HeadError, HeadTokenError
@@ -23,7 +23,6 @@ REQUEST_SECONDS = 5.0
 """A head that answers later than this counts as silent in this pass."""
 SUBMIT_SECONDS = 30.0
 """Ray's own limit for starting a driver's supervisor is longer; the next pass finds the submission anyway."""
-FINAL_LINE = "llmbatch-progress "
 LAST_LINES = 20
 """Lines read off the end of a driver's log to find its final Progress: Ray may print after it."""
 

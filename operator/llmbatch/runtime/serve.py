@@ -20,7 +20,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from llmbatch import __version__
-from llmbatch.api.progress import Progress
+from llmbatch.api.progress import FINAL_LINE, Progress
 from llmbatch.api.runspec import RunSpec
 from llmbatch.errors import JobFailedError, LLMBatchError, SpecError, UserError
 from llmbatch.runtime import driver
@@ -31,7 +31,6 @@ from llmbatch.runtime.embedded import RunOptions
 TOKEN_ENV = "LLMBATCH_TOKEN"  # noqa: S105 - the name of a variable
 LINGER_SECONDS = 30.0
 """How long the endpoint stays after the end, for the controller to read it."""
-FINAL_LINE = "llmbatch-progress "
 COMPLETE, FAILED, INVALID, INTERNAL = 0, 1, 2, 3
 
 
