@@ -71,6 +71,7 @@ class Applier:
                 what = f"delete RayCluster {action.name}"
                 path = paths.single("RayCluster", job.namespace, action.name)
                 await _noted(what, memory, self._kube.delete(path, action.uid))
+                memory.deleted = action.uid
             case SubmitRayJob():
                 await self._heads.submit(_reachable(head), action.submission_id, action.entrypoint)
             case StopRayJob():

@@ -32,6 +32,8 @@ class Memory:
     """The workers that the last pass saw, and those that went unseen."""
     patched: RayClusterObservation | None = None
     """The RayCluster as the last own patch left it."""
+    deleted: str = ""
+    """uid of the RayCluster that was deleted last."""
     head_uid: str = ""
     """uid of the head's pod that the next two speak of."""
     head_silent_since: float | None = None
@@ -52,10 +54,12 @@ class Memory:
             self.head_uid, self.head_silent_since, self.driver_silent_since = uid, None, None
 
     def latest(self, watched: RayClusterObservation | None) -> RayClusterObservation | None:
-        """Return a RayCluster as its watch shows it, or as the own patch left it where the watch lags behind.
+        """Return a RayCluster as its watch shows it, or as the own writes left it where the watch lags behind.
 
         The watch of the pods may be ahead of it: a pod then goes by the own order, and nothing says so.
         """
+        if watched is not None and watched.uid == self.deleted:
+            return watched.model_copy(update={"deleting": True})
         if watched is None or self.patched is None or self.patched.uid != watched.uid:
             return watched
         # Of one object, the greater resourceVersion is the later one (KEP-5504).

@@ -8,7 +8,7 @@ from llmbatch.core.job.children.cluster import build_ray_cluster
 from llmbatch.core.job.children.names import cluster_name
 from llmbatch.core.job.draft import Draft
 from llmbatch.core.job.ending import clean_up, complete, fail, finished, intend, next_attempt
-from llmbatch.core.job.facts import held_by_queue, present_progress, shrinking, workers, workers_to_count
+from llmbatch.core.job.facts import held_by_queue, leaving, present_progress, shrinking, workers, workers_to_count
 from llmbatch.core.job.hold import hold_back, hold_reason
 from llmbatch.core.job.numbers import accrued_cost, counted_preemptions, merged_rows, ready_gpus, stages_of
 from llmbatch.core.job.outcome import Outcome, outcome
@@ -112,11 +112,10 @@ def _count(draft: Draft, spec: LLMBatchJobSpec | None) -> None:
         "gpus": ready_gpus(found, spec),
     }
     draft.update(capacity=capacity.model_copy(update=counts))
-    if stored.pausing_since is not None or held_by_queue(snapshot):
+    if stored.pausing_since is not None or held_by_queue(snapshot) or leaving(snapshot):
         return
-    preemptions, new = counted_preemptions(
-        stored.preemptions, workers_to_count(snapshot), shrinking(snapshot), snapshot.now
-    )
+    own_doing = shrinking(snapshot) - {pod.name for pod in snapshot.vanished}
+    preemptions, new = counted_preemptions(stored.preemptions, workers_to_count(snapshot), own_doing, snapshot.now)
     draft.update(preemptions=preemptions)
     if new:
         gone = ", ".join(sorted(f"{preemption.worker} ({preemption.source})" for preemption in new))

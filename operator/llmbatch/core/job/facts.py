@@ -75,6 +75,11 @@ def queue(snapshot: Snapshot) -> str:
     return snapshot.job.labels.get(QUEUE_LABEL, "")
 
 
+def leaving(snapshot: Snapshot) -> bool:
+    """Tell whether the cluster goes as a whole: its workers go along, which is no loss."""
+    return snapshot.cluster is not None and snapshot.cluster.deleting
+
+
 def held_by_queue(snapshot: Snapshot) -> bool:
     """Tell whether a queue holds the cluster back: what ends meanwhile was ended by it."""
     return snapshot.cluster is not None and snapshot.cluster.suspended

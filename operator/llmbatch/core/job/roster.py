@@ -14,7 +14,7 @@ class Roster(NamedTuple):
     cluster_uid: str = ""
     """uid of the RayCluster."""
     there: tuple[PodObservation, ...] = ()
-    """Workers on a node that were not told to go, as the last pass saw them."""
+    """Workers on a node that were not told to go before they terminated, as the last pass saw them."""
     vanished: tuple[PodObservation, ...] = ()
     """Workers that went and that the status does not count yet."""
 
@@ -33,7 +33,9 @@ def call_roll(
     if cluster is None or cluster.deleting or cluster.suspended:
         return Roster()
     workers = tuple(pod for pod in pods if pod.group != HEAD_GROUP)
-    told_to_go = {name for group in cluster.groups for name in group.workers_to_delete}
+    # A worker that terminates is named as well when a group is sized: what went before it was named went by itself.
+    went = {pod.name for pod in before.there if pod.terminating} if before.cluster_uid == cluster.uid else set()
+    told_to_go = {name for group in cluster.groups for name in group.workers_to_delete} - went
     there = tuple(pod for pod in workers if pod.node is not None and pod.name not in told_to_go)
     if before.cluster_uid != cluster.uid:
         return Roster(cluster.uid, there)
