@@ -23,6 +23,8 @@ REQUEST_SECONDS = 5.0
 """A head that answers later than this counts as silent in this pass."""
 SUBMIT_SECONDS = 30.0
 """Ray's own limit for starting a driver's supervisor is longer; the next pass finds the submission anyway."""
+MAX_ANSWER_BYTES = 8 * 2**20
+"""No answer of use is longer: Progress has a few kilobytes."""
 LAST_LINES = 20
 """Lines read off the end of a driver's log to find its final Progress: Ray may print after it."""
 
@@ -93,12 +95,6 @@ class HeadClient:
         text = await self._text("GET", f"{head.jobs}/api/v0/logs/file", head, query=query)
         return text.splitlines()
 
-    async def log(self, head: Head, submission_id: str) -> str:
-        """Return a driver's whole log."""
-        answer = await self._json("GET", f"{head.jobs}/api/jobs/{submission_id}/logs", head, seconds=SUBMIT_SECONDS)
-        text: str = answer.get("logs") or ""
-        return text
-
     async def final_progress(self, head: Head, submission_id: str) -> Progress | None:
         """Return the Progress that a driver that ended left as the last line of its log."""
         for line in reversed(await self.last_lines(head, submission_id)):
@@ -134,17 +130,27 @@ class HeadClient:
         headers = {"Authorization": f"Bearer {head.token}"}
         timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=CONNECT_SECONDS)
         try:
+            # Whatever runs on a head is the job's own: it must not send the operator elsewhere, nor fill its memory.
             async with self._session.request(
-                method, url, json=body, params=query, headers=headers, timeout=timeout
+                method, url, json=body, params=query, headers=headers, timeout=timeout, allow_redirects=False
             ) as answer:
-                text = await answer.text()
+                text = await _bounded(answer)
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise HeadError(f"{method} {url}: {type(error).__name__}: {error}") from error
         if answer.status in (401, 403):
             raise HeadTokenError(f"{method} {url}: {answer.status}")
-        if not answer.ok:
+        if answer.status >= 300:
             raise HeadError(f"{method} {url}: {answer.status}: {text[:500]}")
         return text
+
+
+async def _bounded(answer: aiohttp.ClientResponse) -> str:
+    read = bytearray()
+    async for part in answer.content.iter_any():
+        read += part
+        if len(read) > MAX_ANSWER_BYTES:
+            raise HeadError(f"{answer.method} {answer.url}: more than {MAX_ANSWER_BYTES} bytes")
+    return read.decode(errors="replace")
 
 
 def _host(address: str) -> str:

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from llmbatch.api.capacity import Capacity
 from llmbatch.api.progress import Progress
+from llmbatch.cluster import head as head_module
 from llmbatch.cluster.head import Head, HeadClient
 from llmbatch.errors import HeadError, HeadTokenError
 
@@ -22,6 +23,8 @@ def asked(routes: dict[str, Any], work: Callable[[HeadClient, Head], Awaitable[A
         if request.headers.get("Authorization") != "Bearer secret":
             return web.Response(status=401)
         found = routes.get(f"{request.method} {request.path}")
+        if isinstance(found, web.HTTPException):
+            raise found
         if found is None:
             return web.Response(status=500, text="already exists")
         return web.Response(text=found) if isinstance(found, str) else web.json_response(found)
@@ -79,6 +82,22 @@ def test_a_capacity_is_answered_with_progress():
 def test_an_answer_that_is_no_progress_is_an_error_of_the_head(answer: str):
     with pytest.raises(HeadError, match="no Progress"):
         asked({"GET /v1/progress": answer}, lambda client, head: client.progress(head))
+
+
+def test_a_head_cannot_send_the_operator_elsewhere():
+    routes = {
+        "GET /v1/progress": web.HTTPTemporaryRedirect("/elsewhere"),
+        "GET /elsewhere": Progress().model_dump_json(by_alias=True),
+    }
+    with pytest.raises(HeadError, match="307"):
+        asked(routes, lambda client, head: client.progress(head))
+
+
+def test_a_head_cannot_fill_the_memory_of_the_operator(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(head_module, "MAX_ANSWER_BYTES", 1000)
+    answer = {"GET /v1/progress": Progress(error="x" * 2000).model_dump_json(by_alias=True)}
+    with pytest.raises(HeadError, match="more than 1000 bytes"):
+        asked(answer, lambda client, head: client.progress(head))
 
 
 def test_a_wrong_token_and_a_silent_head_are_told_apart():
