@@ -33,7 +33,7 @@ TOKEN_BYTES = 32
 REPEAT_SECONDS = 60.0
 """A Capacity that does not change is delivered this often: its reader takes it for a desired state."""
 REASON_LENGTH, NOTE_LENGTH = 128, 1000
-"""Bounds of an Event (events.k8s.io/v1: reason 128, note 1 kB)."""
+"""Bounds of an Event in bytes (events.k8s.io/v1: reason 128, note 1 kB)."""
 
 
 class Applier:
@@ -138,7 +138,7 @@ class Applier:
             "action": "Reconcile",
             "type": event.type,
             "reason": event.reason[:REASON_LENGTH],
-            "note": event.message[:NOTE_LENGTH],
+            "note": event.message.encode()[:NOTE_LENGTH].decode(errors="ignore"),
             "regarding": reference,
         }
         await self._kube.create(paths.collection("Event", job.namespace), body)

@@ -18,6 +18,9 @@ most often something louder follows before."""
 FIRST_NUMBERS_SECONDS = 30.0
 """Numbers of a young job lag at most this long, those of an older one a third of its age, up to `status_seconds`:
 whoever watches a short job sees it move, and a job of any length costs few writes."""
+MESSAGE_LENGTH = 32_768
+"""Bound of a condition's message (metav1.Condition). What a driver says has none, and a status that is too large is
+refused whole."""
 QUIET_FIELDS: dict[str, Any] = {
     "progress": True,
     "stages": True,
@@ -81,7 +84,7 @@ class Draft:
             type=kind,
             status="True" if holds else "False",
             reason=reason,
-            message=message,
+            message=message[:MESSAGE_LENGTH],
             last_transition_time=rfc3339(self.snapshot.now),
             observed_generation=self.snapshot.job.generation,
         )
