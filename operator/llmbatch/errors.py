@@ -14,6 +14,7 @@ LLMBatchError
 |   `-- ErrorRateError       more rows failed than failurePolicy.maxErrorRate allows
 |-- TransientError       retry with backoff: the same call can succeed later
 |   |-- StorageBusyError     the object store throttled or conflicted beyond the retries of one call
+|   |-- RayStartError        Ray did not come up on this machine
 |   |-- ApiServerError       the API server did not answer, or answered that it cannot now
 |   |-- StaleError           an object changed since it was read: read again, decide again
 |   `-- HeadError            the Ray head did not answer, or answered that it cannot now

@@ -36,4 +36,4 @@ class Capacity(Document):
     gpus_arriving: Annotated[int, Field(ge=0)] = 0
     """GPUs asked for that have not joined yet."""
     pause: bool = False
-    """Finish what is in flight, commit it, and take no new shard."""
+    """Commit what is nearly through, and end."""

@@ -398,7 +398,7 @@ class Budget(StrictDocument):
     """A bound on the cost, from prices the user gives. Read in a cluster only."""
 
     max_cost: Annotated[float, Field(gt=0)]
-    """When this is spent, the job commits what is in flight and pauses until it is raised."""
+    """When this is spent, the job commits what is nearly through and pauses until it is raised."""
     prices: Prices
     """What a worker costs."""
 
@@ -602,7 +602,7 @@ class LLMBatchJobStatus(Document):
     retry_at: str | None = None
     """No driver is submitted before, RFC 3339."""
     pausing_since: str | None = None
-    """Since when the driver is asked to finish what is in flight, RFC 3339."""
+    """Since when the driver is asked to end, RFC 3339."""
     ray_cluster_name: str | None = None
     """The RayCluster. It stands here before it is created."""
     progress: RowProgress | None = None
