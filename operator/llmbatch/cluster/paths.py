@@ -17,6 +17,7 @@ _RESOURCES = {
     "Pod": ("v1", "pods"),
 }
 RAY_GROUP = "/apis/ray.io/v1"
+JOB_GROUP = f"/apis/{API_VERSION}"
 
 
 def collection(kind: str, namespace: str) -> str:

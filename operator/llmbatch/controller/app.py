@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import socket
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import kopf
 from aiohttp import web
 
-from llmbatch.api.base import GROUP
+from llmbatch.api.base import GROUP, KIND
 from llmbatch.cluster.apply import Applier
 from llmbatch.cluster.client import KubeClient
 from llmbatch.cluster.head import HeadClient
@@ -106,7 +107,10 @@ class Operator:
         self._server = await health.serve(app, self._options.host, self._options.port)
         wake_on_change_only()
         stop = stop or asyncio.Event()
-        kuberay = asyncio.create_task(self._end_when_kuberay_comes(stop))
+        waits = [
+            asyncio.create_task(self._end_when_it_comes(stop, what, is_there))
+            for what, is_there in (("KubeRay", self._watch.kuberay_installed), (KIND, self._watch.jobs_served))
+        ]
         try:
             await kopf.operator(
                 registry=self._registry(),
@@ -118,34 +122,35 @@ class Operator:
                 ready_flag=self.ready,
             )
         finally:
-            kuberay.cancel()
+            for wait in waits:
+                wait.cancel()
             await self.jobs.close()
             await self._heads.close()
             await self._server.cleanup()
 
-    async def _end_when_kuberay_comes(self, stop: asyncio.Event) -> None:
-        """Set `stop` once KubeRay comes.
+    async def _end_when_it_comes(self, stop: asyncio.Event, what: str, is_there: Callable[[], Awaitable[bool]]) -> None:
+        """Set `stop` once something comes that was not there at the start.
 
-        kopf can miss RayClusters that are defined after its start: it asks which resources there are when it hears of a
-        definition, which may be before that is served, and with a Role alone it does not hear of any.
+        kopf can miss resources that are defined after its start: it asks which there are when it hears of a definition,
+        which may be before that is served, and with a Role alone it does not hear of any.
         """
         waited = warned = False
         while True:
             try:
-                if await self._watch.kuberay_installed():
+                if await is_there():
                     break
                 waited = True
             except ForbiddenError as error:
                 # kopf was not told either which resources there are.
                 waited = True
                 if not warned:
-                    logger.warning("KubeRay cannot be looked for until this is allowed: %s", error)
+                    logger.warning("%s cannot be looked for until this is allowed: %s", what, error)
                     warned = True
             except ApiServerError as error:
-                logger.debug("KubeRay was not looked for: %s", error)
+                logger.debug("%s was not looked for: %s", what, error)
             await asyncio.sleep(NO_KUBERAY_SECONDS)
         if waited:
-            logger.warning("KubeRay is there now: ending, to watch its RayClusters after the next start")
+            logger.warning("%s is there now: ending, to watch it after the next start", what)
             stop.set()
 
     def _registry(self) -> kopf.OperatorRegistry:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import kopf
 
+from llmbatch.api.crd import PLURAL
 from llmbatch.cluster import paths
 from llmbatch.cluster.client import KubeClient
 from llmbatch.cluster.projections import ClusterPod
@@ -74,10 +75,22 @@ class Watch:
             asked, installed = self._kuberay
             if now - asked < (KUBERAY_SECONDS if installed else NO_KUBERAY_SECONDS):
                 return installed
-        listed = await self._kube.get(paths.RAY_GROUP)
-        installed = any(item["name"] == "rayclusters" for item in (listed or {}).get("resources", ()))
+        installed = await self._serves(paths.RAY_GROUP, "rayclusters")
         self._kuberay = (now, installed)
         return installed
+
+    async def jobs_served(self) -> bool:
+        """Tell whether the API server serves LLMBatchJob.
+
+        Raises:
+            ApiServerError: it did not answer.
+            ForbiddenError: the operator may not ask; the message names the path it may not get.
+        """
+        return await self._serves(paths.JOB_GROUP, PLURAL)
+
+    async def _serves(self, group: str, plural: str) -> bool:
+        listed = await self._kube.get(group)
+        return any(item["name"] == plural for item in (listed or {}).get("resources", ()))
 
     def _values(self, index: str, key: Any) -> Iterable[Any]:
         values: Iterable[Any] = self._indices.get(index, {}).get(key, ())

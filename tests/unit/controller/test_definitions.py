@@ -1,4 +1,4 @@
-"""The wait for KubeRay: an operator that starts before it ends once it comes."""
+"""The wait for what the operator watches: one that starts before that is there ends once it comes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from llmbatch.controller.app import Operator, Options
 from llmbatch.core.job.snapshot import OperatorSettings
 from llmbatch.errors import ApiServerError, ForbiddenError
 
-THERE = {"resources": [{"name": "rayclusters"}]}
-REFUSED = ForbiddenError('User "llmbatch" cannot get path "/apis/ray.io/v1"')
+KUBERAY, JOBS = "/apis/ray.io/v1", "/apis/llmbatch.dev/v1alpha1"
+THERE = {"resources": [{"name": "rayclusters"}, {"name": "llmbatchjobs"}]}
+REFUSED = ForbiddenError('User "llmbatch" cannot get path "/apis/..."')
 
 
 class Kube:
@@ -22,27 +23,28 @@ class Kube:
 
     writes = 0
 
-    def __init__(self, answers: list[Any]) -> None:
-        self._answers = answers
+    def __init__(self, asked: str, answers: list[Any]) -> None:
+        self._asked, self._answers = asked, answers
 
     async def get(self, path: str) -> Any:
-        assert path == "/apis/ray.io/v1"
+        assert path == self._asked
         answer = self._answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
 
-def ends(answers: list[Any], monkeypatch: pytest.MonkeyPatch) -> bool:
+def ends(asked: str, answers: list[Any], monkeypatch: pytest.MonkeyPatch) -> bool:
     """Give the answers, and return whether the operator is then told to end."""
     for module in (app, watch):
         monkeypatch.setattr(module, "NO_KUBERAY_SECONDS", 0.0)
 
     async def waited() -> bool:
-        kube: Any = Kube(answers)
+        kube: Any = Kube(asked, answers)
         operator, stop = Operator(kube, OperatorSettings(), Options()), asyncio.Event()
         try:
-            await operator._end_when_kuberay_comes(stop)
+            is_there = operator._watch.jobs_served if asked == JOBS else operator._watch.kuberay_installed
+            await operator._end_when_it_comes(stop, "It", is_there)
         finally:
             await operator._heads.close()
         return stop.is_set()
@@ -50,17 +52,21 @@ def ends(answers: list[Any], monkeypatch: pytest.MonkeyPatch) -> bool:
     return asyncio.run(waited())
 
 
+@pytest.mark.parametrize("asked", [KUBERAY, JOBS])
 @pytest.mark.parametrize(
     ("answers", "end"),
     [([THERE], False), ([None, THERE], True), ([ApiServerError("busy"), THERE], False), ([REFUSED, THERE], True)],
     ids=["there", "comes", "there, asked twice", "there, not allowed at first"],
 )
-def test_it_ends_when_kuberay_came_after_the_start(answers: list[Any], end: bool, monkeypatch: pytest.MonkeyPatch):
-    assert ends(answers, monkeypatch) == end
-    assert not answers
+def test_it_ends_when_something_came_after_the_start(
+    asked: str, answers: list[Any], end: bool, monkeypatch: pytest.MonkeyPatch
+):
+    given = list(answers)
+    assert ends(asked, given, monkeypatch) == end
+    assert not given
 
 
 def test_a_missing_right_is_named_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
-    ends([REFUSED, REFUSED, REFUSED, None, REFUSED, THERE], monkeypatch)
+    ends(KUBERAY, [REFUSED, REFUSED, REFUSED, None, REFUSED, THERE], monkeypatch)
     said = [record.message for record in caplog.records if record.levelno == logging.WARNING]
-    assert sum("/apis/ray.io/v1" in message for message in said) == 1
+    assert sum(str(REFUSED) in message for message in said) == 1
