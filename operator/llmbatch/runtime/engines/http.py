@@ -30,11 +30,12 @@ class Http:
         self._stage = stage
         self._model = stage.model.name
         endpoint = stage.endpoint
+        self._timeout = endpoint.timeout_seconds
         self._loop = asyncio.Runner()
         self._client = openai.AsyncOpenAI(
             base_url=endpoint.url,
             api_key=api_key(endpoint),
-            timeout=endpoint.timeout_seconds,
+            timeout=self._timeout,
             max_retries=endpoint.max_retries,
         )
         self._gate = asyncio.Semaphore(endpoint.max_concurrency)
@@ -70,6 +71,11 @@ class Http:
                         f"answered {error.status_code}: check key and model",
                     ) from error
                 return RowError(self._stage.name, f"Http{error.status_code}", error.message[:500])
+            except openai.APITimeoutError:
+                # Each further attempt would wait for this row as well.
+                return RowError(self._stage.name, "Timeout", f"no answer within {self._timeout:g} s")
+            except ValueError as error:
+                return RowError(self._stage.name, "BadAnswer", str(error)[:500])
 
     async def _ask(self, request: Request) -> StageOutput:
         if self._stage.task == "embed":
@@ -78,6 +84,8 @@ class Http:
         answer = await self._client.chat.completions.create(
             model=self._model, messages=cast("Any", request.messages), **self._parameters(request)
         )
+        if not answer.choices:
+            raise ValueError("the endpoint answered without a choice")
         choice = answer.choices[0]
         usage = answer.usage
         return StageOutput(

@@ -1,6 +1,7 @@
 """The HTTP engine against a real server on loopback that refuses, throttles and fails."""
 
 import json
+import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -24,6 +25,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.trouble: list[int] = []
+        self.ended = threading.Event()
         self.seen: list[dict[str, Any]] = []
         self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
 
@@ -48,6 +50,11 @@ class Handler(BaseHTTPRequestHandler):
         text = body["messages"][-1]["content"]
         if text == "too long":
             return self.answer(400, {"error": {"message": "context length exceeded"}})
+        if text == "forbidden fruit":
+            return self.answer(200, {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": []})
+        if text == "never ends":
+            self.server.ended.wait(10)
+            return None
         choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text.upper()}}
         usage = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
         return self.answer(
@@ -72,8 +79,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         yield server
 
 
-def engine(server: Server, **changes: Any) -> Iterator[Http]:
-    endpoint = {"url": server.url, "apiKeyEnv": "TEST_API_KEY", "maxRetries": 3}
+def engine(server: Server, *, timeout: float = 600.0, retries: int = 3, **changes: Any) -> Iterator[Http]:
+    endpoint = {"url": server.url, "apiKeyEnv": "TEST_API_KEY", "maxRetries": retries, "timeoutSeconds": timeout}
     made = Http(stage(engine="openai", model={"name": "m"}, endpoint=endpoint, **changes))
     yield made
     made.close()
@@ -104,6 +111,23 @@ def test_a_refused_request_is_one_error_row(server: Server) -> None:
         assert isinstance(good, StageOutput)
         assert isinstance(bad, RowError)
         assert bad.code == "Http400"
+
+
+def test_an_answer_without_a_choice_is_one_error_row(server: Server) -> None:
+    for http in engine(server):
+        good, bad = http.run([ask("hi"), ask("forbidden fruit")])
+        assert isinstance(good, StageOutput)
+        assert isinstance(bad, RowError)
+        assert (bad.code, bad.message) == ("BadAnswer", "the endpoint answered without a choice")
+
+
+def test_a_request_that_never_ends_is_one_error_row(server: Server) -> None:
+    for http in engine(server, timeout=0.3, retries=0):
+        good, bad = http.run([ask("hi"), ask("never ends")])
+        server.ended.set()
+        assert isinstance(good, StageOutput)
+        assert isinstance(bad, RowError)
+        assert (bad.code, bad.message) == ("Timeout", "no answer within 0.3 s")
 
 
 def test_a_wrong_key_ends_the_job(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
