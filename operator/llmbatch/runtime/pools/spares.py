@@ -48,7 +48,7 @@ class Spares:
         # A replica that is new took its node's spare.
         self._with_spare -= {node for replica, node in replicas.items() if replica not in self._seen}
         self._seen = set(replicas)
-        self._forget(self._with_spare - {node.id for node in nodes})
+        self._forget((self._with_spare | self._channels.keys()) - {node.id for node in nodes})
         missing = [node for node in nodes if node.gpus and node.id not in self._with_spare]
         if calm and missing and now >= self._next:
             self._next = now + self._pause
@@ -73,8 +73,9 @@ class Spares:
             job_id=bytes.fromhex(context.get_job_id()), num_workers=1, keep_alive_duration_secs=KEPT_SECONDS
         )
         request.runtime_env_info.serialized_runtime_env = context.get_runtime_env_string()
-        channel = self._channels.setdefault(node.id, init_grpc_channel(f"{node.address}:{node.port}"))
-        call = NodeManagerServiceStub(channel).PrestartWorkers.future(request, timeout=ANSWER_SECONDS)
+        if node.id not in self._channels:
+            self._channels[node.id] = init_grpc_channel(f"{node.address}:{node.port}")
+        call = NodeManagerServiceStub(self._channels[node.id]).PrestartWorkers.future(request, timeout=ANSWER_SECONDS)
         call.add_done_callback(_tell)
         self._with_spare.add(node.id)
 

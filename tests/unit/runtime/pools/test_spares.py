@@ -46,6 +46,25 @@ def test_a_node_that_is_gone_is_forgotten() -> None:
     assert spares.nodes == ["a", "a"]
 
 
+class Channel:
+    """A connection to a raylet."""
+
+    closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_the_connection_to_a_node_that_is_gone_is_closed_though_its_spare_was_taken() -> None:
+    spares, channel = Asked(), Channel()
+    spares._channels["a"] = channel
+    spares.tend([node("a")], {}, calm=True, now=0.0)
+    spares.tend([node("a")], {"r1": "a"}, calm=False, now=0.0)
+    assert not channel.closed
+    spares.tend([], {}, calm=True, now=0.0)
+    assert channel.closed
+
+
 def test_spares_on_shared_processors_come_one_after_the_other() -> None:
     spares, nodes = Asked(pause_seconds=8.0), [node("a"), node("b")]
     for now in (100.0, 107.0, 108.0):
