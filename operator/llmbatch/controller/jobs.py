@@ -40,10 +40,10 @@ class Jobs:
 
     def gone(self, key: JobKey) -> None:
         """End the loop of a job that is gone."""
-        self._runners.pop(key, None)
-        task = self._tasks.pop(key, None)
-        if task is not None:
-            task.cancel()
+        runner = self._runners.pop(key, None)
+        if runner is not None:
+            runner.forget()
+            self._tasks.pop(key).cancel()
 
     def wake(self, keys: Iterable[JobKey]) -> None:
         """Ask for a pass over each of these jobs now."""
@@ -68,6 +68,8 @@ class Jobs:
     async def close(self) -> None:
         """End every loop, between two requests or in one: whatever is cut off is done again after a restart."""
         tasks = list(self._tasks.values())
-        for key in list(self._tasks):
-            self.gone(key)
+        self._runners.clear()
+        self._tasks.clear()
+        for task in tasks:
+            task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

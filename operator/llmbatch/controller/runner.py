@@ -258,13 +258,24 @@ class JobRunner:
         self._failures += 1
         return wait * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, no secret
 
+    def forget(self) -> None:
+        """Remove what is kept of a job that is gone."""
+        if (file := self._snapshot_file()) is not None:
+            file.unlink(missing_ok=True)
+
     def _save(self, snapshot: Snapshot) -> None:
-        if self._tools.snapshots is None:
+        if (file := self._snapshot_file()) is None:
             return
-        file = self._tools.snapshots / f"{self.key.namespace}.{self.key.name}.json"
         part = file.with_suffix(".part")
-        part.write_text(snapshot.model_dump_json(by_alias=True, exclude_none=True), encoding="utf-8")
-        part.replace(file)
+        try:
+            part.write_text(snapshot.model_dump_json(by_alias=True, exclude_none=True), encoding="utf-8")
+            part.replace(file)
+        except OSError as error:
+            logger.warning("%s: its snapshot is not kept: %s", _name(self.key), error)
+
+    def _snapshot_file(self) -> Path | None:
+        folder = self._tools.snapshots
+        return None if folder is None else folder / f"{self.key.namespace}.{self.key.name}.json"
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

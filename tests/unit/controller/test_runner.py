@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from controllerkit import NOW, UID, cluster, job, running_snapshot, running_status
 from llmbatch.api.base import API_VERSION, KIND
 from llmbatch.api.job import LLMBatchJobStatus
+from llmbatch.controller.jobs import Jobs
 from llmbatch.controller.metrics import Metrics
 from llmbatch.controller.runner import BURST_SECONDS, HEAD_SECONDS, REFUSED_SECONDS, STALE_SECONDS, JobRunner, Tools
 from llmbatch.controller.watch import JobKey
@@ -39,6 +41,7 @@ class Fakes:
         self.uid = UID
         self.status = snapshot.job.status
         self.woken: Callable[[], None] = lambda: None
+        self.snapshots: Path | None = None
 
     def body(self) -> dict[str, Any]:
         metadata = {"name": KEY.name, "namespace": KEY.namespace, "uid": self.uid}
@@ -78,10 +81,13 @@ class Fakes:
         self._call("emit")
 
 
-def runner(fakes: Fakes) -> JobRunner:
+def tools(fakes: Fakes) -> Tools:
     metrics = Metrics(dict, tuple, lambda: 0)
-    tools = Tools(fakes, fakes, fakes, metrics, None)  # type: ignore[arg-type]
-    return JobRunner(KEY, fakes.body(), tools)
+    return Tools(fakes, fakes, fakes, metrics, fakes.snapshots)  # type: ignore[arg-type]
+
+
+def runner(fakes: Fakes) -> JobRunner:
+    return JobRunner(KEY, fakes.body(), tools(fakes))
 
 
 def one_pass(fakes: Fakes, made: JobRunner | None = None) -> float | None:
@@ -229,6 +235,33 @@ def test_what_is_told_as_an_event_is_logged(caplog: pytest.LogCaptureFixture):
     one_pass(fakes)
     assert fakes.calls.count("emit") == len(caplog.messages) > 0
     assert caplog.messages[0].startswith("team/summarise: ")
+
+
+def test_the_snapshot_of_a_job_is_kept_as_long_as_the_job(tmp_path: Path):
+    fakes = running_job()
+    fakes.snapshots = tmp_path
+
+    async def life() -> list[bool]:
+        jobs, file = Jobs(tools(fakes)), tmp_path / "team.summarise.json"
+        jobs.seen(KEY, fakes.body())
+        await asyncio.sleep(0)
+        kept = [file.exists()]
+        jobs.gone(KEY)
+        kept.append(file.exists())
+        jobs.seen(KEY, fakes.body())
+        await asyncio.sleep(0)
+        await jobs.close()
+        return [*kept, file.exists()]
+
+    assert asyncio.run(life()) == [True, False, True]
+
+
+def test_a_pass_goes_on_where_its_snapshot_cannot_be_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    fakes = running_job()
+    fakes.snapshots = tmp_path / "not there"
+    assert one_pass(fakes) is not None
+    assert "SendCapacity" in fakes.calls
+    assert "its snapshot is not kept" in caplog.text
 
 
 def test_the_order_of_a_pass_is_actions_then_status_then_events():
