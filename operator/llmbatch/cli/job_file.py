@@ -58,7 +58,7 @@ def read_jobs(path: Path) -> Iterator[LLMBatchJob | list[Problem]]:
         try:
             yield LLMBatchJob.model_validate(document)
         except ValidationError as error:
-            yield [_problem(path, details) for details in error.errors()]
+            yield problems(str(path), error)
     if not found:
         raise SpecError.of("file", str(path), f"must hold a document of kind {KIND}")
 
@@ -87,7 +87,12 @@ def _documents(path: Path) -> list[Any]:
         raise SpecError.of("file", str(path), f"must be YAML or JSON: {error}") from error
 
 
-def _problem(path: Path, details: Any) -> Problem:
+def problems(file: str, error: ValidationError) -> list[Problem]:
+    """Return what pydantic says is wrong with the job of a file."""
+    return [_problem(file, details) for details in error.errors()]
+
+
+def _problem(file: str, details: Any) -> Problem:
     field = ""
     for part in details["loc"]:
         field += f"[{part}]" if isinstance(part, int) else f".{part}"
@@ -95,4 +100,4 @@ def _problem(path: Path, details: Any) -> Problem:
     value = details["input"]
     if details["type"] != "missing" and not isinstance(value, dict | list):
         message = f"{str(value)[:_LONGEST_VALUE]!r}: {message}"
-    return Problem(str(path), field.lstrip(".") or "document", message)
+    return Problem(file, field.lstrip(".") or "document", message)

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 
 from llmbatch.api.base import API_VERSION, KIND
 from llmbatch.api.job import LLMBatchJob
 from llmbatch.api.runspec import run_spec
 from llmbatch.cli.cluster import Context, Kubeconfig, Namespace, in_cluster, stored_job
-from llmbatch.cli.job_file import read_job
+from llmbatch.cli.job_file import problems, read_job
 from llmbatch.cli.run import AsJson, Cpus, ObjectStoreMb, OutputUri, Report, run_here, stopped
-from llmbatch.errors import InputError, LLMBatchError, OutputError
+from llmbatch.errors import InputError, LLMBatchError, OutputError, SpecError
 from llmbatch.runtime.embedded import RunOptions
 
 if TYPE_CHECKING:
@@ -93,14 +94,21 @@ async def _create(kube: KubeClient, namespace: str, name: str, new_name: str | N
 
 
 def retrying(stored: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return the job that retries a stored one: the same spec and labels under another name."""
+    """Return the job that retries a stored one: the same spec and labels under another name.
+
+    Raises:
+        SpecError: the name is none, or the spec has what this version does not know.
+    """
     metadata: dict[str, Any] = {"name": name, "namespace": stored["metadata"]["namespace"]}
     labels = stored["metadata"].get("labels") or {}
     if kept := {key: value for key, value in labels.items() if not key.startswith(TRACKING)}:
         metadata["labels"] = kept
     spec = {**stored["spec"], "retryFailed": True, "suspend": False}
     document = {"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": spec}
-    LLMBatchJob.model_validate(document)
+    try:
+        LLMBatchJob.model_validate(document)
+    except ValidationError as error:
+        raise SpecError("\n".join(str(problem) for problem in problems(name, error))) from error
     return document
 
 

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from jobs import job
 from llmbatch.cli.main import app
 from llmbatch.cli.retry_failed import next_name, retrying
+from llmbatch.errors import SpecError
 
 
 @pytest.mark.parametrize(
@@ -34,6 +35,13 @@ def test_a_retry_is_the_same_job_under_another_name(tmp_path: Path):
     assert made["metadata"] == {"name": "again", "namespace": "team", "labels": {"team": "a"}}
     assert made["spec"] == {**stored["spec"], "suspend": False, "retryFailed": True}
     assert "status" not in made
+
+
+def test_a_name_that_is_none_is_refused_in_words(tmp_path: Path):
+    stored = job(tmp_path).to_wire()
+    stored["metadata"]["namespace"] = "team"
+    with pytest.raises(SpecError, match=r"metadata\.name: 'Again!': "):
+        retrying(stored, "Again!")
 
 
 def test_nothing_to_retry_where_nothing_was_run(tmp_path: Path):
