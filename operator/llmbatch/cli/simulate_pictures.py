@@ -151,7 +151,9 @@ def _finish(axes: Any, time: str, unit: str) -> None:
     axes.set_xlabel(time)
     axes.set_ylabel(unit)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=8, handlelength=1.4)
+    # Of a single stage there are no rows between stages.
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=8, handlelength=1.4)
 
 
 def _svg(draw: Callable[[Any], None], height: float) -> str:

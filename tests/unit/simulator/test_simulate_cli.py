@@ -83,6 +83,15 @@ def test_a_report_is_one_file_that_needs_nothing_else(tmp_path: Path) -> None:
     assert not re.search(r"<(script|link|img)|(src|href)=\"http", text)
 
 
+def test_a_report_of_a_single_stage(tmp_path: Path) -> None:
+    report = tmp_path / "run.html"
+    done = simulate(
+        "--trace", TRACE, "--service", "1", "--load", "3", "--seeds", "1", "--policy", "ours", "--report", str(report)
+    )
+    assert done.exit_code == 0, done.output
+    assert report.exists()
+
+
 def test_a_picture_is_one_file_that_follows_the_theme(tmp_path: Path) -> None:
     path = tmp_path / "out" / "run.svg"
     done = simulate("--trace", TRACE, "--load", "3", "--seeds", "1", "--policy", "ours", "--picture", str(path))
