@@ -15,6 +15,7 @@ from llmbatch.cli.cluster import FAILED, Context, JobName, Kubeconfig, Namespace
 from llmbatch.cli.display import one_line
 from llmbatch.cli.live import Live, LiveJob
 from llmbatch.cli.status import picture
+from llmbatch.errors import TransientError
 
 if TYPE_CHECKING:
     from llmbatch.cluster.client import KubeClient
@@ -49,13 +50,20 @@ Show = Callable[[dict[str, Any], Live], None]
 
 async def _follow(kube: KubeClient, namespace: str, name: str, show: Show, seconds: float = LOOK_SECONDS) -> str:
     live = LiveJob(kube, namespace, name)
+    job = await stored_job(kube, namespace, name)
+    said = await live.ask(job)
     while True:
-        job = await stored_job(kube, namespace, name)
-        show(job, await live.ask(job))
+        show(job, said)
         phase = str((job.get("status") or {}).get("phase", "Pending"))
         if phase in ("Complete", "Failed"):
             return phase
         await asyncio.sleep(seconds)
+        try:
+            job = await stored_job(kube, namespace, name)
+            said = await live.ask(job)
+        except TransientError as error:
+            # A job that runs for hours outlives an API server's restart, and an exit code 1 says that it failed.
+            said = Live(trouble=str(error))
 
 
 def _lines(console: Console) -> Show:
