@@ -1,4 +1,4 @@
-"""A cluster that has no KubeRay yet: said in seconds, and its installation is enough."""
+"""A cluster that lacks a definition yet, of KubeRay or of the jobs: its installation is enough."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import yaml
 from testbed import binaries
 
 from clusterkit import local_cluster, missing_rights
+from llmbatch.api.crd import custom_resource_definition
 from llmbatch.cluster import paths
 from operatorkit import Kube, job, kube, operating
 
@@ -75,3 +76,19 @@ def test_a_job_waits_for_kuberay_and_goes_on_with_the_next_start(bare: Path, wat
             api.wait(lambda: not controller.jobs.phases())
         with operating(api, watch_nodes=watch_nodes):
             goes_on(api)
+
+
+@pytest.mark.parametrize("watch_nodes", [True, False], ids=["of the cluster", "of a namespace alone"])
+def test_jobs_that_are_defined_after_the_start_are_seen_with_the_next_one(bare: Path, watch_nodes: bool):
+    with kube(bare) as api:
+        definition = custom_resource_definition()
+        address = f"{DEFINITIONS}/{definition['metadata']['name']}"
+        api.delete_at(address)
+        api.wait(lambda: api.get_at(paths.JOB_GROUP) is None)
+        with operating(api, watch_nodes=watch_nodes) as controller:
+            api.apply_at(address, definition)
+            api.wait(lambda: api.get_at(paths.JOB_GROUP) is not None)
+            api.wait(lambda: controller._heads._session.closed)
+        with operating(api, watch_nodes=watch_nodes):
+            api.create(job())
+            api.wait(lambda: api.condition("summarise", "Stalled")[1] == "KubeRayMissing")
