@@ -33,7 +33,7 @@ def operator(
     ] = None,
     log_level: Annotated[Literal["debug", "info", "warning"], typer.Option(help="What is logged.")] = "info",
 ) -> None:
-    """Run the controller until SIGTERM. Exactly one process may serve a namespace."""
+    """Run the controller until SIGTERM. One process serves a namespace: a second one only contends with it."""
     from llmbatch.controller.app import Options, run_operator
 
     _log_to_stderr(log_level)
