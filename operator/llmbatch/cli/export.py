@@ -20,6 +20,7 @@ def export(
             help="The file to write. `.jsonl` gives lines, of a Parquet output too; `.gz` and `.zst` compress them."
         ),
     ],
+    output: Annotated[str | None, typer.Option(help="Replaces output.uri of the file, as it did in the run.")] = None,
     any_order: Annotated[bool, typer.Option("--any-order", help="Do not keep the input's order.")] = False,
 ) -> None:
     """Merge a complete job's output into one file, in the input's order."""
@@ -27,10 +28,12 @@ def export(
     from llmbatch.runtime.ledger import Ledger
 
     try:
-        output = read_job(file).spec.output
-        ledger = Ledger.find(output)
+        job = read_job(file)
+        if output is not None:
+            job = job.with_output(output)
+        ledger = Ledger.find(job.spec.output)
         if ledger is None:
-            raise OutputError.of("output.uri", output.uri, "nothing was run there yet")
+            raise OutputError.of("output.uri", job.spec.output.uri, "nothing was run there yet")
         result = merge(ledger, destination, ordered=not any_order)
     except LLMBatchError as error:
         typer.echo(f"{type(error).__name__} {error}", err=True)
