@@ -28,7 +28,7 @@ from llmbatch.controller.toggles import wake_on_change_only
 from llmbatch.controller.watch import NO_KUBERAY_SECONDS, Watch
 from llmbatch.core.job.children.names import JOB_LABEL
 from llmbatch.core.job.snapshot import OperatorSettings
-from llmbatch.errors import ApiServerError, ForbiddenError
+from llmbatch.errors import ApiServerError, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -140,11 +140,11 @@ class Operator:
                 if await is_there():
                     break
                 waited = True
-            except ForbiddenError as error:
+            except UserError as error:
                 # kopf was not told either which resources there are.
                 waited = True
                 if not warned:
-                    logger.warning("%s cannot be looked for until this is allowed: %s", what, error)
+                    logger.warning("%s cannot be looked for until this is mended: %s", what, error)
                     warned = True
             except ApiServerError as error:
                 logger.debug("%s was not looked for: %s", what, error)
