@@ -51,20 +51,20 @@ class Renderer:
         self._needed = _names_in_prompt(stage)
         self._messages_field = prompt.messages_field
         self._system = _filler(prompt.system) if prompt.system is not None else None
-        self._user = _filler(prompt.user) if prompt.user is not None else None
-        self._query = _filler(prompt.query) if prompt.query is not None else None
+        self._user = _filler(prompt.user or "")
+        self._query = _filler(prompt.query or "")
 
     def ask(self, batch: pa.Table) -> list[Asked]:
         """Return what to do with each row of a batch, a table of `rows.SCHEMA` and of the stages before."""
         ids: Iterable[str] = batch.column("id").to_pylist()
         rows = zip(ids, errors_in(batch), names_in(batch, self._needed), strict=True)
-        return [None if error else self._ask(row_id, names) for row_id, error, names in rows]
-
-    def _ask(self, row_id: str, names: Mapping[str, Any]) -> Request | RowError:
-        try:
-            return self.render(row_id, names)
-        except PromptError as error:
-            return RowError(self._stage, "PromptError", str(error))
+        asked: list[Asked] = []
+        for row_id, error, names in rows:
+            try:
+                asked.append(None if error else self.render(row_id, names))
+            except PromptError as problem:
+                asked.append(RowError(self._stage, "PromptError", str(problem)))
+        return asked
 
     def render(self, row_id: str, names: Mapping[str, Any]) -> Request:
         """Return the request for one row, whose fields and earlier outputs are `names`.
@@ -73,13 +73,18 @@ class Renderer:
             PromptError: a template names a field that this row lacks, or its messages are no messages.
         """
         if self._messages_field is not None:
-            messages = _messages(names, self._messages_field)
-            return Request(row_id, messages, "\n".join(str(message["content"]) for message in messages))
-        user = _render(self._user, names)
-        messages = ({"role": "user", "content": user},)
-        if self._system is not None:
-            messages = ({"role": "system", "content": _render(self._system, names)}, *messages)
-        return Request(row_id, messages, user, _render(self._query, names))
+            given = _messages(names, self._messages_field)
+            return Request(row_id, given, "\n".join(str(message["content"]) for message in given))
+        try:
+            user = self._user(names)
+            system = None if self._system is None else self._system(names)
+            query = self._query(names)
+        except (TemplateError, TypeError, ValueError, ArithmeticError) as error:
+            raise PromptError(f"the template cannot be filled: {error}") from error
+        messages: tuple[Message, ...] = ({"role": "user", "content": user},)
+        if system is not None:
+            messages = ({"role": "system", "content": system}, *messages)
+        return Request(row_id, messages, user, query)
 
 
 def answers(asked: Sequence[Asked], results: Iterable[StageOutput | RowError]) -> list[StageOutput | RowError | None]:
@@ -97,12 +102,11 @@ def _filler(source: str) -> Filler:
     if parts is None:
         return env.from_string(source).render
     # Most prompts are text and names. Jinja makes a context for each row, which costs several times the filling.
-    text = "".join("%s" if is_name else part.replace("%", "%%") for is_name, part in parts)
-    wanted = [part for is_name, part in parts if is_name]
+    text = "".join(f"%({part})s" if is_name else part.replace("%", "%%") for is_name, part in parts)
 
     def fill(names: Mapping[str, Any]) -> str:
         try:
-            return text % tuple([names[name] for name in wanted])
+            return text % names
         except KeyError as error:
             raise UndefinedError(f"{error.args[0]!r} is undefined") from error
 
@@ -123,15 +127,6 @@ def _plain_parts(tree: nodes.Template, reserved: Container[str]) -> list[tuple[b
             else:
                 return None
     return parts
-
-
-def _render(fill: Filler | None, names: Mapping[str, Any]) -> str:
-    if fill is None:
-        return ""
-    try:
-        return fill(names)
-    except (TemplateError, TypeError, ValueError, ArithmeticError) as error:
-        raise PromptError(f"the template cannot be filled: {error}") from error
 
 
 def _messages(names: Mapping[str, Any], field: str) -> tuple[Message, ...]:

@@ -67,6 +67,9 @@ class StageOutput(NamedTuple):
     """`stop` or `length` for generate, else empty."""
 
 
+_NOTHING = (None,) * len(StageOutput._fields)
+
+
 @dataclass(slots=True)
 class Row:
     """One row by itself, for what has to look at rows one by one."""
@@ -97,7 +100,6 @@ def with_results(
         answers: For each row its output or its error, None where the row had an error before.
         seconds: Replica-seconds that each row took.
     """
-    outputs = [answer if isinstance(answer, StageOutput) else None for answer in answers]
     columns = dict(zip(table.column_names, table.columns, strict=True))
     if any(isinstance(answer, RowError) for answer in answers):
         before = columns["error"].to_pylist()
@@ -113,8 +115,9 @@ def with_results(
         "completion_tokens": pa.int64(),
         "finish_reason": pa.string(),
     }
-    for index, (part, kind) in enumerate(types.items()):
-        values = [None if output is None else output[index] for output in outputs]
+    outputs = [answer if isinstance(answer, StageOutput) else _NOTHING for answer in answers]
+    parts = zip(*outputs, strict=True) if outputs else repeat((), len(types))
+    for (part, kind), values in zip(types.items(), parts, strict=True):
         columns[output_column(stage.name, part)] = pa.array(values, kind)
     return pa.table(columns)
 

@@ -14,7 +14,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from llmbatch.api.job import Stage
 from llmbatch.runtime.engines.base import row_seed
@@ -72,7 +75,7 @@ WORDS = [
     "commit",
 ]
 
-_WORD_OF_BYTE = [WORDS[byte % len(WORDS)] for byte in range(256)]
+_WORD_OF_BYTE = pa.array([WORDS[byte % len(WORDS)] for byte in range(256)])
 
 
 class Simulated:
@@ -90,37 +93,45 @@ class Simulated:
         # A sleep of 0 still gives the core away.
         if seconds := self._stage.simulation.seconds_per_row * len(requests):
             self._sleep(seconds)
-        return [self._answer(request) for request in requests]
+        digests = self._digests(requests)
+        outputs = self._outputs(digests, list(map(_prompt_tokens, requests)))
+        return self._with_failures(digests, outputs) if self._fails_below else outputs
 
-    def _answer(self, request: Request) -> StageOutput | RowError:
-        stage = self._stage
-        digest = self._digest(request)
+    def _digests(self, requests: Sequence[Request]) -> list[bytes]:
+        stage, model, seeds = self._stage.name, self._model, self._seeds(requests)
+        asked = [
+            orjson.dumps((stage, model, seed, request.messages, request.query))
+            for request, seed in zip(requests, seeds, strict=True)
+        ]
+        return [hashlib.blake2b(one).digest() for one in asked]
+
+    def _seeds(self, requests: Sequence[Request]) -> list[int]:
+        sampling = self._stage.sampling
+        if not sampling.temperature:
+            return [0] * len(requests)
+        return [row_seed(sampling.seed or 0, request.row_id) for request in requests]
+
+    def _with_failures(
+        self, digests: Sequence[bytes], outputs: Sequence[StageOutput | RowError]
+    ) -> list[StageOutput | RowError]:
+        error = RowError(self._stage.name, "SimulatedError", "simulation.errorRate chose this row")
         # The last two bytes decide on failure, the first ones on the output: independent of each other.
-        if self._fails_below and int.from_bytes(digest[-2:], "big") < self._fails_below:
-            return RowError(stage.name, "SimulatedError", "simulation.errorRate chose this row")
-        characters = 0
-        for message in request.messages:
-            characters += len(str(message["content"]))
-        prompt_tokens = -(-characters // CHARACTERS_A_TOKEN)
-        if stage.task == "generate":
-            return self._generate(digest, prompt_tokens)
-        return StageOutput(self._value(digest), prompt_tokens)
+        return [
+            error if int.from_bytes(digest[-2:], "big") < self._fails_below else output
+            for digest, output in zip(digests, outputs, strict=True)
+        ]
 
-    def _digest(self, request: Request) -> bytes:
+    def _outputs(self, digests: Sequence[bytes], prompt_tokens: Sequence[int]) -> list[StageOutput | RowError]:
         sampling = self._stage.sampling
-        seed = row_seed(sampling.seed or 0, request.row_id) if sampling.temperature else 0
-        asked = orjson.dumps((self._stage.name, self._model, seed, request.messages, request.query))
-        return hashlib.blake2b(asked).digest()
-
-    def _generate(self, digest: bytes, prompt_tokens: int) -> StageOutput:
-        sampling = self._stage.sampling
-        if sampling.json_schema is not None:
-            text = json.dumps(instance_of(sampling.json_schema, digest))
-            return StageOutput(text, prompt_tokens, math.ceil(len(text) / CHARACTERS_A_TOKEN), "stop")
-        wanted = 4 + digest[0] % (MOST_WORDS - 4)
-        count = min(wanted, sampling.max_tokens)
-        words = " ".join([_WORD_OF_BYTE[byte] for byte in digest[1 : count + 1]])
-        return StageOutput(words, prompt_tokens, count, "stop" if count == wanted else "length")
+        if self._stage.task != "generate":
+            return list(map(StageOutput, map(self._value, digests), prompt_tokens))
+        if sampling.json_schema is None:
+            texts, tokens, reasons = texts_of(digests, sampling.max_tokens)
+        else:
+            texts = [json.dumps(instance_of(sampling.json_schema, digest)) for digest in digests]
+            tokens = [math.ceil(len(text) / CHARACTERS_A_TOKEN) for text in texts]
+            reasons = ["stop"] * len(texts)
+        return list(map(StageOutput, texts, prompt_tokens, tokens, reasons))
 
     def _value(self, digest: bytes) -> Any:
         draw = random.Random(digest)  # noqa: S311 - a reproducible stand-in, not a secret
@@ -132,6 +143,29 @@ class Simulated:
         vector = [draw.gauss(0, 1) for _ in range(self._stage.simulation.dimensions)]
         length = math.sqrt(sum(value * value for value in vector))
         return [value / length for value in vector]
+
+
+def _prompt_tokens(request: Request) -> int:
+    characters = 0
+    for message in request.messages:
+        characters += len(str(message["content"]))
+    return -(-characters // CHARACTERS_A_TOKEN)
+
+
+def texts_of(digests: Sequence[bytes], max_tokens: int) -> tuple[list[str], list[int], list[str]]:
+    """Return a text of words for each digest, its number of words, and whether it came to its end (finish reason).
+
+    The first byte of a digest says how many words there are, each of the next ones is a word.
+    """
+    chosen = np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(len(digests), -1)
+    wanted = 4 + chosen[:, 0].astype(np.int32) % (MOST_WORDS - 4)
+    counts = np.minimum(wanted, max_tokens)
+    is_said = np.arange(MOST_WORDS) < counts[:, np.newaxis]
+    words = _WORD_OF_BYTE.take(pa.array(chosen[:, 1 : MOST_WORDS + 1][is_said]))
+    ends = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    texts = pc.binary_join(pa.ListArray.from_arrays(ends, words), " ")
+    reasons = ["stop" if is_whole else "length" for is_whole in (counts == wanted).tolist()]
+    return texts.to_pylist(), counts.tolist(), reasons
 
 
 def instance_of(schema: dict[str, Any], digest: bytes) -> Any:

@@ -24,6 +24,13 @@ def test_one_prompt_gives_one_text_at_temperature_zero() -> None:
     assert first == second != other
 
 
+def test_the_text_of_a_prompt_stays_the_same_from_version_to_version() -> None:
+    whole, cut = engine().run([ask("x")]) + engine(sampling={"maxTokens": 3}).run([ask("x")])
+    text = "are summary can more writer from lease to corpus as a queue is from from of worker queue model for"
+    assert whole == StageOutput(text, 1, 20, "stop")
+    assert cut == StageOutput("are summary can", 1, 3, "length")
+
+
 def test_a_row_that_runs_twice_samples_the_same_text() -> None:
     warm = {"sampling": {"temperature": 0.8, "seed": 7}}
     [first, other] = engine(**warm).run([ask("x", "a"), ask("x", "b")])
