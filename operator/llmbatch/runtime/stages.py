@@ -34,12 +34,18 @@ class Replica:
         self._renderer = Renderer(stage)
         self._engine = make_engine(stage)
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        """Answer a batch: the same rows, each with this stage's output or an error.
+    def __call__(self, shard: pa.Table) -> pa.Table:
+        """Answer a shard, batch by batch: the same rows, each with this stage's output or an error.
 
         Raises:
             InternalError: the engine returned another number of results than it was asked.
         """
+        size = self._stage.batch_size
+        answered = [self._answer(shard[start : start + size]) for start in range(0, max(1, len(shard)), size)]
+        # In one piece: to pass a table on, Ray serializes each chunk of each column by itself.
+        return pa.concat_tables(answered).combine_chunks()
+
+    def _answer(self, batch: pa.Table) -> pa.Table:
         started = time.perf_counter()
         asked = self._renderer.ask(batch)
         requests = [one for one in asked if isinstance(one, Request)]
@@ -62,9 +68,8 @@ def apply_stage(dataset: Any, stage: Stage, spec: LLMBatchJobSpec, bounds: tuple
     """
     import ray
 
-    batch_rows = min(stage.batch_size, spec.shard_rows)
     if stage.engine in ("vllm", "sglang"):
-        return add_engine_stage(dataset, stage, batch_rows, bounds)
+        return add_engine_stage(dataset, stage, min(stage.batch_size, spec.shard_rows), bounds)
     least, most = bounds
     options: dict[str, Any] = {"num_cpus": stage.resources.cpus}
     if stage.resources.gpus:
@@ -74,7 +79,8 @@ def apply_stage(dataset: Any, stage: Stage, spec: LLMBatchJobSpec, bounds: tuple
     return dataset.map_batches(
         Replica,
         fn_constructor_args=(stage,),
-        batch_size=batch_rows,
+        # A whole shard. Without a size, Ray may fuse the read into the stage.
+        batch_size=spec.shard_rows,
         batch_format="pyarrow",
         zero_copy_batch=True,
         compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most),
