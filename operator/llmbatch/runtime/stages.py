@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from typing import Any
 
@@ -33,6 +34,9 @@ class Replica:
         self._stage = stage
         self._renderer = Renderer(stage)
         self._engine = make_engine(stage)
+        # What is loaded by now stays. The objects of each batch would have the collector look through all of it again.
+        gc.collect()
+        gc.freeze()
 
     def __call__(self, shard: pa.Table) -> pa.Table:
         """Answer a shard, batch by batch: the same rows, each with this stage's output or an error.
