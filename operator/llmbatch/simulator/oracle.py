@@ -37,8 +37,13 @@ FINEST_DIVISION = 10
 """The shortest load is cut into at most this many steps: below, the bound does not move."""
 TOLERANCE = 1e-6
 """Relative error allowed to the solver before a share above 1 counts as a failed measurement."""
+WHOLE_GAP = 0.01
+"""A schedule of whole replicas is good enough where none can have this share more rows."""
 COMPLETION_TOLERANCE = 0.002
 """Relative error of `least_seconds`, which stays a lower bound."""
+
+ROUNDING = 1e-9
+"""What is whole but for its rounding is whole."""
 
 FloatArray = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
@@ -177,7 +182,7 @@ def _rounded_off(loads: Sequence[float], step: float) -> float:
 
 
 def _steps(load: float, step: float) -> int:
-    return math.floor(load / step + 1e-9)
+    return math.floor(load / step + ROUNDING)
 
 
 def most_rows(trace: Trace, stages: Sequence[OracleStage], *, rows: float = math.inf, dt: float | None = None) -> float:
@@ -195,6 +200,22 @@ def most_rows(trace: Trace, stages: Sequence[OracleStage], *, rows: float = math
     """
     program = _Program(trace, stages, dt or step_seconds(trace, stages))
     return program.solve(rows)
+
+
+def whole_rows(trace: Trace, stages: Sequence[OracleStage], *, dt: float | None = None, seconds: float = 60.0) -> float:
+    """Return the rows of the best schedule of whole replicas that HiGHS finds in some `seconds`.
+
+    It knows the whole trace beforehand, as `most_rows` does, but splits no GPU: g and y of the program are whole. This
+    is no bound, a better schedule may exist.
+
+    Raises:
+        InputError: no stage, a trace without length, or a replica of more than one GPU.
+        InternalError: the solver found none.
+    """
+    if several := [stage.gpus for stage in stages if stage.gpus != 1]:
+        raise InputError.of("gpus", several[0], "1 for a schedule of whole replicas")
+    program = _Program(trace, stages, dt or step_seconds(trace, stages))
+    return program.solve_whole(seconds)
 
 
 def least_seconds(trace: Trace, stages: Sequence[OracleStage], rows: float) -> float:
@@ -235,13 +256,10 @@ class _Program:
         self._blocks = 4 * len(stages) - 1
 
     def solve(self, rows: float) -> float:
-        steps, last = self._steps, len(self._stages) - 1
-        cost = np.zeros(self._blocks * steps)
-        cost[self._slice("f", last)] = -1.0
         upper, limit = self._inequalities(rows)
         equal = self._buffers()
         found = scipy.optimize.linprog(
-            cost,
+            self._cost(),
             A_ub=upper,
             b_ub=limit,
             A_eq=equal,
@@ -250,8 +268,33 @@ class _Program:
             method="highs",
         )
         if found.status != 0:
-            raise InternalError(f"HiGHS found no optimum of {self._blocks * steps} variables: {found.message}")
+            raise InternalError(f"HiGHS found no optimum of {self._blocks * self._steps} variables: {found.message}")
         return -float(found.fun)
+
+    def solve_whole(self, seconds: float) -> float:
+        upper, limit = self._inequalities(math.inf)
+        equal = self._buffers()
+        whole = np.zeros(self._blocks * self._steps)
+        for stage in range(len(self._stages)):
+            whole[self._slice("g", stage)] = whole[self._slice("y", stage)] = 1
+        constraints = [scipy.optimize.LinearConstraint(upper, ub=np.floor(limit + ROUNDING))]
+        if equal is not None:
+            constraints.append(scipy.optimize.LinearConstraint(equal, 0, 0))
+        found = scipy.optimize.milp(
+            self._cost(),
+            integrality=whole,
+            bounds=scipy.optimize.Bounds(*self._bounds().T),
+            constraints=constraints,
+            options={"time_limit": seconds, "mip_rel_gap": WHOLE_GAP},
+        )
+        if found.x is None:
+            raise InternalError(f"HiGHS found no schedule in {seconds:g} s: {found.message}")
+        return -float(found.fun)
+
+    def _cost(self) -> FloatArray:
+        cost = np.zeros(self._blocks * self._steps)
+        cost[self._slice("f", len(self._stages) - 1)] = -1.0
+        return cost
 
     def _block(self, kind: str, stage: int) -> int:
         return {"g": 0, "y": 1, "f": 2, "b": 3}[kind] * len(self._stages) + stage
@@ -320,7 +363,7 @@ def _mean_gpus(trace: Trace, dt: float) -> FloatArray:
     for start, end, nodes in trace.windows():
         times.append(end)
         paid.append(paid[-1] + (end - start) * len(nodes) * trace.gpus_per_node)
-    steps = max(1, math.ceil(trace.end_seconds / dt - 1e-9))
+    steps = max(1, math.ceil(trace.end_seconds / dt - ROUNDING))
     edges = np.arange(steps + 1) * dt
     means: FloatArray = np.diff(np.interp(edges, times, paid)) / dt
     return means

@@ -22,6 +22,7 @@ from llmbatch.simulator.oracle import (
     pinned_rate,
     pinned_rows,
     step_seconds,
+    whole_rows,
 )
 
 CHAIN = [OracleStage(1.0), OracleStage(3.0), OracleStage(0.5)]
@@ -105,6 +106,19 @@ def test_whole_replicas_over_a_trace() -> None:
     assert pinned_rows(trace, CHAIN) == close(100 / 3 + 0 + 200 / 3)
 
 
+def test_whole_replicas_reach_by_turns_what_fractions_reach_at_once() -> None:
+    trace = Trace.constant(2, 60)
+    at_once = [OracleStage(1.0, buffer_rows=0), OracleStage(2.0)]
+    assert most_rows(trace, at_once, dt=1.0) == close(40)
+    assert whole_rows(trace, at_once, dt=1.0) == close(30)
+    assert whole_rows(trace, [OracleStage(1.0), OracleStage(2.0)], dt=1.0) == close(40, rel=0.02)
+
+
+def test_whole_replicas_pay_a_load_for_each_turn() -> None:
+    stages = [OracleStage(1.0, 5.0), OracleStage(1.0, 5.0)]
+    assert whole_rows(Trace.constant(1, 60), stages, dt=5.0) == close((60 - 2 * 5) / 2)
+
+
 def test_the_newest_leave_first_when_loads_are_paid() -> None:
     """By names both nodes stay short; by counts one could have stayed all the time."""
     trace = Trace.of([(0, {"a"}), (50, {"a", "b"}), (60, {"b"})], 100)
@@ -129,6 +143,7 @@ def test_a_share_above_one_is_no_measurement() -> None:
         lambda: OracleStage(math.nan),
         lambda: OracleStage(1.0, gpus=0),
         lambda: most_rows(Trace.constant(1, 10), []),
+        lambda: whole_rows(Trace.constant(1, 10), [OracleStage(1.0, gpus=2)]),
         lambda: bounds(Trace.counted([(0, 1)]), CHAIN),
     ],
 )
