@@ -193,19 +193,21 @@ class _Attempt:
     def _process(self, todo: Sequence[Split], committed: Sequence[ShardKey]) -> RunResult:
         try:
             if todo:
-                self._stream(todo, committed)
-            else:
-                self._take_earlier(self.ledger.load_commits(committed))
-            if self._stopping():
-                return self._result("stopped", None)
-            self._check_error_rate(finished=True)
-            final = finalize(self.ledger, self.manifest, self.spec, datetime.now(UTC), self.ids)
+                return self._stream(todo, committed)
+            self._take_earlier(self.ledger.load_commits(committed))
+            return self._conclude()
         except ErrorRateError as error:
             return self._result("failed", None, f"{type(error).__name__}: {error}")
+
+    def _conclude(self) -> RunResult:
+        if self._stopping():
+            return self._result("stopped", None)
+        self._check_error_rate(finished=True)
+        final = finalize(self.ledger, self.manifest, self.spec, datetime.now(UTC), self.ids)
         self._report("complete")
         return self._result("complete", final)
 
-    def _stream(self, todo: Sequence[Split], committed: Sequence[ShardKey]) -> None:
+    def _stream(self, todo: Sequence[Split], committed: Sequence[ShardKey]) -> RunResult:
         items: _Items = queue.SimpleQueue()
         self.counted = False
         # Beside Ray's start and the first rows, for which it is of no account: 10^5 commits take a while to read.
@@ -218,6 +220,8 @@ class _Attempt:
             switches = any(stage.resources.gpus for stage in self.spec.stages)
             with embedded_ray(self.options, self.desired, preload=switches):
                 self._stream_through_ray(todo, items)
+                # Before Ray's end, which takes a second or two: nothing must come between the last row and `_FINAL`.
+                return self._conclude()
         finally:
             ended.set()
             earlier.join(STOP_SECONDS)
