@@ -42,7 +42,8 @@ def test_a_stage_that_needs_a_gpu_where_there_is_none(folder: Path) -> None:
 
 
 def test_a_truncated_gzip_is_named_and_what_is_committed_stays(folder: Path) -> None:
-    whole = gzip.compress("\n".join(LINES).encode(), compresslevel=0)
+    # Long enough for rows of the other file to be committed before this one comes to its end.
+    whole = gzip.compress("\n".join(LINES * 100).encode(), compresslevel=0)
     (folder / "in" / "b.jsonl.gz").write_bytes(whole[: len(whole) // 2])
     code, said = failing(folder, input={"uri": f"{folder}/in/*.jsonl*", "format": "jsonl"})
     assert code == 2

@@ -81,13 +81,16 @@ class StagePool:
         self._accounted = time.monotonic()
         self._time_loads(self._pool)
 
-    def enroll(self) -> None:
-        """Take the pool's size out of Ray Data's hands. Before the first task."""
+    def enroll(self, least_task_rows: int) -> None:
+        """Take the pool's size out of Ray Data's hands, and let shards go once they have so many rows together.
+
+        Before the first task. Ray Data would gather a whole shard's rows, and a short one would wait for others.
+        """
         pool = self._pool
         pool.min_size = pool.initial_size = lambda: 0
         self._keep_retiring_out(pool)
         self._time_tasks(pool)
-        self._least_task_rows = self._bundling()._min_rows_per_bundle or 1
+        self._least_task_rows = self._bundling()._min_rows_per_bundle = least_task_rows
         self._bound = BoundTasks(self.operator, pool)
 
     def account(self) -> None:

@@ -92,8 +92,8 @@ class Arbiter:
         from ray.data._internal.actor_autoscaler import ActorAutoscaler
 
         self._pools = pools
-        for pool in pools:
-            pool.enroll()
+        for stage, pool in zip(self._stages, pools, strict=True):
+            pool.enroll(min(stage.batch_size, self._shard_rows))
         arbiter = self
 
         class Autoscaler(ActorAutoscaler):  # type: ignore[misc]

@@ -58,7 +58,7 @@ class Stage:
         pool = self.operator._actor_pool
         pool._create_actor_fn = lambda *_: (actors.pop(), ray.ObjectRef.from_random(), ExecutionResources(gpu=1))
         self.pool = StagePool(self.operator, MagicMock())
-        self.pool.enroll()
+        self.pool.enroll(16)
         self.pool.grow(2, "a test")
         for ready in list(pool._pending_actors):
             pool.pending_to_running(ready)
@@ -135,6 +135,11 @@ def test_small_batches_are_put_together_to_the_size_that_is_asked_for(stage: Sta
     stage.add_batches(2)
     [task] = stage.operator.metrics._running_tasks.values()
     assert task.inputs.num_rows() == 48
+
+
+def test_a_shard_with_a_batch_of_rows_waits_for_no_other(stage: Stage) -> None:
+    stage.add_batches(1)
+    assert stage.operator.metrics.num_tasks_running == 1
 
 
 def test_the_size_of_rows_is_that_of_what_came_from_upstream(stage: Stage) -> None:
