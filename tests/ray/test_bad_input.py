@@ -48,7 +48,7 @@ def test_a_truncated_gzip_is_named_and_what_is_committed_stays(folder: Path) -> 
     code, said = failing(folder, input={"uri": f"{folder}/in/*.jsonl*", "format": "jsonl"})
     assert code == 2
     assert f"\nInputError input.uri: '{folder}/in/b.jsonl.gz': Truncated compressed stream" in f"\n{said}"
-    assert "Traceback" not in said
+    assert not any(word in said for word in ("Traceback", "DataContext"))
     assert commits(folder / "out")
     assert not (folder / "out" / "_FINAL").exists()
 
@@ -60,5 +60,5 @@ def test_a_broken_line_ends_the_job_where_it_says_so(folder: Path) -> None:
     assert code == 2
     assert f"\nInputError input.uri: '{folder}/in/a.jsonl" in f"\n{said}"
     assert "set input.onInvalidRow: record" in said
-    assert "Traceback" not in said
+    assert not any(word in said for word in ("Traceback", "DataContext"))
     assert not (folder / "out" / "_FINAL").exists()

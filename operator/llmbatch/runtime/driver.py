@@ -46,6 +46,8 @@ COMMITS_AT_ONCE = 1_000
 """Earlier commits that are taken in between two looks at the clock."""
 STOP_SECONDS = 20.0
 """How long a stop waits for shards that are nearly through."""
+RAYS_ADVICE = "\nFailed to apply UDF transform after "
+"""How the advice on Ray's own settings begins that Ray Data 2.60 appends to the text of an error."""
 
 
 _Item: TypeAlias = list[ShardResult] | tuple[Commit, ...] | BaseException | str
@@ -448,7 +450,7 @@ def cause_of(error: BaseException) -> BaseException:
         for candidate in (seen, cause):
             # Ray makes an error that is of its own class and of the cause's at once, with a worker's traceback in it.
             if isinstance(candidate, LLMBatchError) and not isinstance(candidate, RayError):
-                return candidate
+                return type(candidate)(str(candidate).partition(RAYS_ADVICE)[0])
         seen = seen.__cause__ or (cause if isinstance(cause, BaseException) else None)
     return InternalError(f"the pipeline stopped: {type(error).__name__}: {error}")
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.data._internal.util import _annotate_exception_with_retry_context
 
 from jobs import job
 from llmbatch.api.progress import Progress
 from llmbatch.api.runspec import run_spec
-from llmbatch.errors import ErrorRateError, InternalError
+from llmbatch.errors import ErrorRateError, InputError, InternalError
 from llmbatch.runtime import driver
 from llmbatch.runtime.desired import Desired
 from llmbatch.runtime.embedded import RunOptions
@@ -81,6 +82,19 @@ def test_what_a_source_raises_ends_the_run(attempt: Any) -> None:
     with pytest.raises(InternalError, match="who deleted it"):
         follow(attempt, [result(0)], InternalError("commit x was listed and is gone: who deleted it?"))
     assert attempt.tally.rows == ROWS
+
+
+def test_rays_advice_on_its_own_settings_is_no_part_of_an_error() -> None:
+    raised = _annotate_exception_with_retry_context(
+        InputError("input.uri: it is cut off"),
+        description="apply UDF transform",
+        attempts=1,
+        max_attempts=1,
+        total_backoff_s=0.0,
+        exception_str="",
+    )
+    assert "DataContext" in str(raised)
+    assert str(driver.cause_of(raised)) == "input.uri: it is cut off"
 
 
 def test_a_pump_hands_over_items_then_its_name_or_what_was_raised() -> None:
