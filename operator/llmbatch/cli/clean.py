@@ -36,9 +36,7 @@ def clean(
     never touched.
     """
     try:
-        job = read_job(file)
-        if output is not None:
-            job = job.with_output(output)
+        job = read_job(file, output)
         ledger, final = _complete(job)
         _clean(ledger, final, delete=delete, grace=grace, list_files=list_files)
     except LLMBatchError as error:

@@ -28,9 +28,7 @@ def export(
     from llmbatch.runtime.ledger import Ledger
 
     try:
-        job = read_job(file)
-        if output is not None:
-            job = job.with_output(output)
+        job = read_job(file, output)
         ledger = Ledger.find(job.spec.output)
         if ledger is None:
             raise OutputError.of("output.uri", job.spec.output.uri, "nothing was run there yet")

@@ -63,8 +63,8 @@ def read_jobs(path: Path) -> Iterator[LLMBatchJob | list[Problem]]:
         raise SpecError.of("file", str(path), f"must hold a document of kind {KIND}")
 
 
-def read_job(path: Path) -> LLMBatchJob:
-    """Return the one job of a file.
+def read_job(path: Path, output: str | None = None) -> LLMBatchJob:
+    """Return the one job of a file, with another `output.uri` where one is given.
 
     Raises:
         SpecError: the file holds no valid job, or several.
@@ -75,7 +75,7 @@ def read_job(path: Path) -> LLMBatchJob:
     [job] = jobs
     if isinstance(job, list):
         raise SpecError("\n".join(str(problem) for problem in job))
-    return job
+    return job if output is None else job.with_output(output)
 
 
 def _documents(path: Path) -> list[Any]:

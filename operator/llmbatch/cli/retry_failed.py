@@ -64,9 +64,7 @@ def _run_here(file: Path, output: str | None, options: RunOptions, report: Path 
 
     console = Console(stderr=as_json)
     try:
-        job = read_job(file)
-        if output is not None:
-            job = job.with_output(output)
+        job = read_job(file, output)
         if Ledger.find(job.spec.output) is None:
             raise OutputError.of("output.uri", job.spec.output.uri, "nothing was run there yet")
         job = job.model_copy(update={"spec": job.spec.model_copy(update={"retry_failed": True})})

@@ -63,9 +63,7 @@ def run(
     """
     console = Console(stderr=as_json)
     try:
-        job = read_job(file)
-        if output is not None:
-            job = job.with_output(output)
+        job = read_job(file, output)
         local = None if capacity is None else _local_capacity(capacity, gpus_per_node, notice)
         options = RunOptions(cpus=cpus, object_store_mb=object_store_mb, capacity=local)
         run_here(job, run_spec(job), console, options, report=report, as_json=as_json)
