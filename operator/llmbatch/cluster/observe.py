@@ -6,8 +6,8 @@ import asyncio
 import base64
 import binascii
 import zlib
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Awaitable, Iterable
+from typing import Protocol, TypeVar
 
 from llmbatch.api.job import LLMBatchJobSpec
 from llmbatch.api.progress import Progress
@@ -37,6 +37,8 @@ from llmbatch.core.job.snapshot import (
     Snapshot,
 )
 from llmbatch.errors import ForbiddenError, HeadError, HeadTokenError
+
+Answer = TypeVar("Answer")
 
 CHILDREN_SECONDS = 300.0
 """How long a child that was seen is taken to be there: nobody but the garbage collector should remove one. The first
@@ -118,14 +120,8 @@ class Observer:
 
     async def _kuberay_installed(self, memory: Memory) -> bool:
         """Ask for KubeRay. Where that is refused it may be there: the refusal is what the job's status tells."""
-        what = "discover RayCluster"
-        try:
-            installed = await self._watched.kuberay_installed()
-        except ForbiddenError as error:
-            memory.forbidden[what] = str(error)
-            return True
-        memory.allowed(what)
-        return installed
+        installed = await _unless_forbidden("discover RayCluster", self._watched.kuberay_installed(), memory)
+        return installed is None or installed
 
     async def _ray_cluster(self, job: JobObservation, memory: Memory) -> RayClusterObservation | None:
         name = job.status.ray_cluster_name
@@ -190,14 +186,9 @@ class Observer:
         memory.secrets_read_at = now
 
     async def _read(self, kind: str, namespace: str, name: str, memory: Memory) -> dict[str, object] | None:
-        what = f"get {kind} {name}"
-        try:
-            body = await self._kube.get(paths.single(kind, namespace, name))
-        except ForbiddenError as error:
-            memory.forbidden[what] = str(error)
-            return None
-        memory.allowed(what)
-        return body
+        return await _unless_forbidden(
+            f"get {kind} {name}", self._kube.get(paths.single(kind, namespace, name)), memory
+        )
 
     async def _token(self, job: JobObservation, memory: Memory) -> str | None:
         body = await self._read("Secret", job.namespace, child_name(job.name, "token"), memory)
@@ -263,6 +254,17 @@ class Observer:
                 memory.final[job.submission_id] = None
             memory.log_tries = 0
         return job.model_copy(update={"final_progress": memory.final[job.submission_id]})
+
+
+async def _unless_forbidden(what: str, question: Awaitable[Answer], memory: Memory) -> Answer | None:
+    """Await an answer; None where it is refused, which the memory keeps until the same question is answered."""
+    try:
+        answer = await question
+    except ForbiddenError as error:
+        memory.forbidden[what] = str(error)
+        return None
+    memory.allowed(what)
+    return answer
 
 
 def _spread(uid: str) -> float:
