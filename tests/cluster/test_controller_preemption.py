@@ -57,7 +57,7 @@ def test_a_notice_on_a_node_reaches_the_runtime_and_is_counted_once(kubeconfig: 
             assert at - began < 10
             api.wait(lambda: operator.metrics.notice_to_runtime._sum.get() > 0)
             api.wait(lambda: preemptions(api) == 1)
-            [event] = [item for item in api.items("Event") if item["reason"] == "Preempted"]
+            [event] = api.wait(lambda: [item for item in api.items("Event") if item["reason"] == "Preempted"])
             assert worker in event["note"]
             nodes.vanish(node)
             api.wait(lambda: told(server, worker)[-1][1]["kind"] == "lost")

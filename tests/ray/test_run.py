@@ -62,15 +62,15 @@ def test_a_csv_is_embedded(tmp_path: Path) -> None:
 def slow_job(tmp_path: Path) -> Path:
     """The quickstart, slow enough to be stopped in the middle."""
     document = yaml.safe_load((EXAMPLES / "quickstart.yaml").read_text())
-    document["spec"]["stages"][0]["simulation"] = {"secondsPerRow": 0.3}
+    document["spec"]["stages"][0]["simulation"] = {"secondsPerRow": 0.15}
     document["spec"]["shardRows"] = 10
     path = tmp_path / "slow.yaml"
     path.write_text(yaml.safe_dump(document))
     return path
 
 
-def until_some_shards(job: Path, output: Path, sent: signal.Signals) -> int:
-    """Run until ten shards are committed, send a signal to the process, and return its exit code."""
+def until_some_shards(job: Path, output: Path, sent: signal.Signals) -> tuple[int, dict[str, Any]]:
+    """Run until ten shards are committed, send a signal to the process, and return its exit code and last line."""
 
     def react(pid: int, progress: dict[str, Any]) -> bool:
         if progress["shardsCommitted"] < 10:
@@ -78,12 +78,14 @@ def until_some_shards(job: Path, output: Path, sent: signal.Signals) -> int:
         os.kill(pid, sent)
         return True
 
-    return watch(job, output, react)[0]
+    return watch(job, output, react)
 
 
 def test_ctrl_c_stops_and_the_next_run_goes_on(slow_job: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    assert until_some_shards(slow_job, output, signal.SIGINT) == 130
+    code, stopped = until_some_shards(slow_job, output, signal.SIGINT)
+    assert code == 130
+    assert stopped["progress"]["rows"].get("rowsTotal") in (None, len(input_ids(CORPUS, "id")))
     before = commits(output)
     assert 10 <= len(before) < 36
     code, last = run(slow_job, output)
@@ -98,7 +100,7 @@ def test_ctrl_c_stops_and_the_next_run_goes_on(slow_job: Path, tmp_path: Path) -
 
 def test_a_killed_driver_loses_and_doubles_nothing(slow_job: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    assert until_some_shards(slow_job, output, signal.SIGKILL) == -signal.SIGKILL
+    assert until_some_shards(slow_job, output, signal.SIGKILL)[0] == -signal.SIGKILL
     before = commits(output)
     code, _ = run(slow_job, output)
     assert code == 0

@@ -43,10 +43,11 @@ class PoolMonitor:
         self._executor: Any = None
         self._pools: list[StagePool] = []
         self._sample = ExecutionSample(0, False, ())
+        self._ended = False
         self._lock = threading.Lock()
 
     def latest(self) -> ExecutionSample:
-        """Return what the last scheduling step saw."""
+        """Return what the last scheduling step saw, before the execution was ended or failed if it was."""
         with self._lock:
             return self._sample
 
@@ -60,11 +61,15 @@ class PoolMonitor:
 
     def end(self) -> None:
         """End an execution that is not wanted any more, and with it the iteration of its output."""
+        self._ended = True
         if self._executor is not None:
             self._executor.shutdown(force=True)
 
     def observe(self, executor: Any) -> None:
         """Take a sample of the execution."""
+        # A source that was cut off calls itself finished, and what it has read would be taken for all there is.
+        if self._ended:
+            return
         source = list(executor._topology)[1]
         for pool in self._pools:
             pool.account()
@@ -97,9 +102,8 @@ class Watch:
         """Observe the end."""
         _watching[-1].observe(executor)
 
-    def after_execution_fails(self, executor: Any, _error: Exception) -> None:
-        """Observe the end; the error reaches the driver by itself."""
-        _watching[-1].observe(executor)
+    def after_execution_fails(self, _executor: Any, _error: Exception) -> None:
+        """See nothing: the operators are cut off by now, and the error reaches the driver by itself."""
 
 
 def configure_ray_data(monitor: PoolMonitor, reservation_ratio: float) -> None:
