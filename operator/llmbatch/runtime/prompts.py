@@ -20,6 +20,19 @@ class PromptError(Exception):
     """A row's prompt cannot be made. The row becomes an error row."""
 
 
+FILLING_ERRORS = (
+    TemplateError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What Jinja's filters and Python's methods raise of a value that is not what the template takes it for."""
+
+
 class Request(NamedTuple):
     """What a stage asks of its engine for one row."""
 
@@ -79,7 +92,7 @@ class Renderer:
             user = self._user(names)
             system = None if self._system is None else self._system(names)
             query = self._query(names)
-        except (TemplateError, TypeError, ValueError, ArithmeticError) as error:
+        except FILLING_ERRORS as error:
             raise PromptError(f"the template cannot be filled: {error}") from error
         messages: tuple[Message, ...] = ({"role": "user", "content": user},)
         if system is not None:

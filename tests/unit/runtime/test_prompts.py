@@ -50,6 +50,23 @@ def test_a_row_that_failed_is_not_asked_and_one_without_the_field_fails() -> Non
     assert answers([first, second, third], [output]) == [None, second, output]
 
 
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ text | dictsort }}",
+        "{{ text | xmlattr }}",
+        "{{ '{name}'.format(text) }}",
+        "{{ '{} {}'.format(text) }}",
+        "{{ text.encode(text) }}",
+        "{{ text | truncate(1) }}",
+        "{% macro again(it) %}{{ again(it) }}{% endmacro %}{{ again(text) }}",
+    ],
+)
+def test_a_row_of_another_shape_than_its_template_wants_fails_alone(template: str) -> None:
+    with pytest.raises(PromptError, match="the template cannot be filled"):
+        Renderer(stage(prompt={"user": template})).render("a", {"text": "no mapping"})
+
+
 def test_markup_in_a_row_is_left_as_it_is() -> None:
     assert Renderer(stage(prompt={"user": "{{ text }}"})).render("a", {"text": "<a & b>"}).text == "<a & b>"
 

@@ -7,11 +7,9 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from jinja2 import TemplateError
-
 from llmbatch.api.job import Endpoint
 from llmbatch.errors import SpecError
-from llmbatch.runtime.prompts import Request
+from llmbatch.runtime.prompts import FILLING_ERRORS, Request
 from llmbatch.runtime.rows import RowError, StageOutput
 
 
@@ -68,6 +66,6 @@ def ask_messages(tokenizer: Any, request: Request, engine_args: Mapping[str, Any
             continue_final_message=continued,
             **engine_args.get("chat_template_kwargs", {}),
         )
-    except (TemplateError, TypeError, KeyError) as error:
+    except FILLING_ERRORS as error:
         raise ValueError(f"the model's chat template refuses these messages: {error}") from error
     return [int(token) for token in ids]
