@@ -15,6 +15,7 @@ LLMBatchError
 |-- TransientError       retry with backoff: the same call can succeed later
 |   |-- StorageBusyError     the object store throttled or conflicted beyond the retries of one call
 |   |-- RayStartError        Ray did not come up on this machine
+|   |-- EndpointError        a stage's HTTP endpoint does not answer at all
 |   |-- ApiServerError       the API server did not answer, or answered that it cannot now
 |   |-- StaleError           an object changed since it was read: read again, decide again
 |   `-- HeadError            the Ray head did not answer, or answered that it cannot now
@@ -92,6 +93,10 @@ class StorageBusyError(TransientError):
 
 class RayStartError(TransientError):
     """Ray did not come up on this machine. Try again, with more memory or less other work if it stays so."""
+
+
+class EndpointError(TransientError):
+    """A stage's HTTP endpoint does not answer at all. Check `endpoint.url`, or start the server and try again."""
 
 
 class ApiServerError(TransientError):

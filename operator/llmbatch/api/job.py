@@ -190,7 +190,7 @@ class Endpoint(StrictDocument):
     timeout_seconds: Annotated[float, Field(gt=0, le=86_400)] = 600.0
     """Time limit of one request."""
     max_retries: Annotated[int, Field(ge=0, le=100)] = 8
-    """Retries with backoff on 408, 409, 429 and 5xx."""
+    """Retries with backoff on 408, 409, 429, 5xx and lost connections; then the row is an error row."""
 
 
 class Simulation(StrictDocument):

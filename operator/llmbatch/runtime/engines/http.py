@@ -1,7 +1,8 @@
 """Any OpenAI-compatible HTTP endpoint: a service, or a server of one's own.
 
-The official client makes the requests and retries 408, 409, 429 and 5xx with backoff and the server's
-Retry-After; aiolimiter keeps the rate.
+The official client makes the requests and retries 408, 409, 429, 5xx and lost connections with backoff and the
+server's Retry-After; aiolimiter keeps the rate. Its own models take any JSON for an answer, so they are left out: what
+a server that is nearly compatible answers must be one row's error at most.
 """
 
 from __future__ import annotations
@@ -9,16 +10,59 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
-from typing import Any, cast
+from typing import Annotated, Any, TypeVar, cast
 
 import openai
 from aiolimiter import AsyncLimiter
+from pydantic import BaseModel, Field, ValidationError
 
 from llmbatch.api.job import Stage
-from llmbatch.errors import SpecError
+from llmbatch.errors import EndpointError, SpecError
 from llmbatch.runtime.engines.base import api_key, row_seed
 from llmbatch.runtime.prompts import Request
 from llmbatch.runtime.rows import RowError, StageOutput
+
+LOST, TIMEOUT = "ConnectionLost", "Timeout"
+"""Codes of rows that got no answer, retries included: connections refused or lost, and the time over."""
+
+
+class _Usage(BaseModel):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class _Answer(BaseModel):
+    usage: _Usage | None = None
+
+    @property
+    def tokens(self) -> tuple[int, int]:
+        """Tokens read and generated; 0 where the server does not say."""
+        usage = self.usage or _Usage()
+        return usage.prompt_tokens or 0, usage.completion_tokens or 0
+
+
+class _Message(BaseModel):
+    content: str | None = None
+
+
+class _Choice(BaseModel):
+    message: _Message
+    finish_reason: str | None = None
+
+
+class _Chat(_Answer):
+    choices: Annotated[list[_Choice], Field(min_length=1)]
+
+
+class _Vector(BaseModel):
+    embedding: list[float]
+
+
+class _Embeddings(_Answer):
+    data: Annotated[list[_Vector], Field(min_length=1)]
+
+
+_Model = TypeVar("_Model", bound=_Answer)
 
 
 class Http:
@@ -31,6 +75,8 @@ class Http:
         self._model = stage.model.name
         endpoint = stage.endpoint
         self._timeout = endpoint.timeout_seconds
+        self._answered = False
+        """Whether the endpoint ever answered, be it with an error."""
         self._loop = asyncio.Runner()
         self._client = openai.AsyncOpenAI(
             base_url=endpoint.url,
@@ -43,8 +89,20 @@ class Http:
         self._limiter = AsyncLimiter(per_minute, 60) if per_minute else None
 
     def run(self, requests: Sequence[Request]) -> list[StageOutput | RowError]:
-        """Answer a batch, `maxConcurrency` requests at a time."""
-        return self._loop.run(self._gather([self._one(request) for request in requests]))
+        """Answer a batch, `maxConcurrency` requests at a time.
+
+        Raises:
+            SpecError: the endpoint refuses the key, or knows no such model or address.
+            EndpointError: nothing answered, neither now nor before. An address where nothing ever was is a mistake, or
+                a server that is to come: no row is given up for it.
+        """
+        answers = self._loop.run(self._gather([self._one(request) for request in requests]))
+        silent = [answer for answer in answers if isinstance(answer, RowError) and answer.code in (LOST, TIMEOUT)]
+        self._answered = self._answered or len(silent) < len(answers)
+        lost = [error for error in silent if error.code == LOST]
+        if lost and not self._answered:
+            raise EndpointError(f"endpoint.url: {str(self._client.base_url)!r}: no answer: {lost[0].message}")
+        return answers
 
     def close(self) -> None:
         """Close the connections."""
@@ -73,27 +131,25 @@ class Http:
                 return RowError(self._stage.name, f"Http{error.status_code}", error.message[:500])
             except openai.APITimeoutError:
                 # Each further attempt would wait for this row as well.
-                return RowError(self._stage.name, "Timeout", f"no answer within {self._timeout:g} s")
-            except ValueError as error:
-                return RowError(self._stage.name, "BadAnswer", str(error)[:500])
+                return RowError(self._stage.name, TIMEOUT, f"no answer within {self._timeout:g} s")
+            except openai.APIConnectionError as error:
+                cause = error.__cause__ or error
+                return RowError(self._stage.name, LOST, f"{type(cause).__name__}: {cause}"[:500])
+            except ValidationError as error:
+                return RowError(self._stage.name, "BadAnswer", _first_problem(error))
 
     async def _ask(self, request: Request) -> StageOutput:
         if self._stage.task == "embed":
-            found = await self._client.embeddings.create(model=self._model, input=request.text, encoding_format="float")
-            return StageOutput(found.data[0].embedding, found.usage.prompt_tokens)
-        answer = await self._client.chat.completions.create(
-            model=self._model, messages=cast("Any", request.messages), **self._parameters(request)
+            embed = self._client.embeddings.with_raw_response.create
+            vectors = _read(_Embeddings, await embed(model=self._model, input=request.text, encoding_format="float"))
+            return StageOutput(vectors.data[0].embedding, *vectors.tokens)
+        complete = self._client.chat.completions.with_raw_response.create
+        chat = _read(
+            _Chat,
+            await complete(model=self._model, messages=cast("Any", request.messages), **self._parameters(request)),
         )
-        if not answer.choices:
-            raise ValueError("the endpoint answered without a choice")
-        choice = answer.choices[0]
-        usage = answer.usage
-        return StageOutput(
-            choice.message.content or "",
-            usage.prompt_tokens if usage else 0,
-            usage.completion_tokens if usage else 0,
-            choice.finish_reason or "",
-        )
+        [choice, *_] = chat.choices
+        return StageOutput(choice.message.content or "", *chat.tokens, choice.finish_reason or "")
 
     def _parameters(self, request: Request) -> dict[str, Any]:
         sampling = self._stage.sampling
@@ -112,3 +168,13 @@ class Http:
             schema = {"name": self._stage.name, "schema": sampling.json_schema, "strict": True}
             chosen["response_format"] = {"type": "json_schema", "json_schema": schema}
         return {name: value for name, value in chosen.items() if value is not None}
+
+
+def _read(model: type[_Model], answer: Any) -> _Model:
+    return model.model_validate_json(answer.content)
+
+
+def _first_problem(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    return f"the answer cannot be used: {place}{': ' if place else ''}{first['msg']}"[:500]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from jobs import job, stage
-from llmbatch.errors import SpecError
+from llmbatch.errors import EndpointError, SpecError
 from llmbatch.runtime.engines.checks import check_engines
 from llmbatch.runtime.engines.http import Http
 from llmbatch.runtime.prompts import Request
@@ -17,6 +17,17 @@ from llmbatch.runtime.rows import RowError, StageOutput
 from serverkit import serving
 
 KEY = "only-for-this-test"
+
+
+ODD = {
+    "a page": (b"<html>Please log in</html>", "text/html"),
+    "a list": (b"[]", "application/json"),
+    "no message": (b'{"choices": [{"index": 0, "finish_reason": "stop"}]}', "application/json"),
+    "a text for a choice": (b'{"choices": ["x"]}', "application/json"),
+    "a list for a text": (b'{"choices": [{"message": {"content": ["x"]}}]}', "application/json"),
+    "half a token": (b'{"choices": [{"message": {"content": "x"}}], "usage": {"prompt_tokens": 0.5}}', "text/plain"),
+}
+"""Answers that are none, by what is asked."""
 
 
 class Server(ThreadingHTTPServer):
@@ -44,6 +55,8 @@ class Handler(BaseHTTPRequestHandler):
         if self.server.trouble:
             return self.answer(self.server.trouble.pop(0), {"error": {"message": "trouble"}})
         if self.path.endswith("/embeddings"):
+            if body["input"] == "no usage":
+                return self.answer(200, {"data": [{"embedding": [1.0]}]})
             data = [{"object": "embedding", "index": 0, "embedding": [0.5, float(len(body["input"]))]}]
             usage = {"prompt_tokens": 3, "total_tokens": 3}
             return self.answer(200, {"object": "list", "model": "m", "data": data, "usage": usage})
@@ -52,6 +65,11 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(400, {"error": {"message": "context length exceeded"}})
         if text == "forbidden fruit":
             return self.answer(200, {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": []})
+        if text in ODD:
+            return self.answer_with(200, *ODD[text])
+        if text == "hang up":
+            self.close_connection = True
+            return None
         if text == "never ends":
             self.server.ended.wait(10)
             return None
@@ -63,9 +81,11 @@ class Handler(BaseHTTPRequestHandler):
         )
 
     def answer(self, status: int, body: dict[str, Any]) -> None:
-        data = json.dumps(body).encode()
+        self.answer_with(status, json.dumps(body).encode(), "application/json")
+
+    def answer_with(self, status: int, data: bytes, kind: str) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(data)))
         self.send_header("Retry-After", "0")
         self.end_headers()
@@ -118,7 +138,41 @@ def test_an_answer_without_a_choice_is_one_error_row(server: Server) -> None:
         good, bad = http.run([ask("hi"), ask("forbidden fruit")])
         assert isinstance(good, StageOutput)
         assert isinstance(bad, RowError)
-        assert (bad.code, bad.message) == ("BadAnswer", "the endpoint answered without a choice")
+        assert (bad.code, bad.message.partition(":")[0]) == ("BadAnswer", "the answer cannot be used")
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_an_answer_of_another_shape_is_one_error_row(server: Server, odd: str) -> None:
+    for http in engine(server):
+        good, bad = http.run([ask("hi"), ask(odd)])
+        assert isinstance(good, StageOutput)
+        assert isinstance(bad, RowError)
+        assert (bad.code, bad.message.partition(":")[0]) == ("BadAnswer", "the answer cannot be used")
+
+
+def test_a_connection_that_is_lost_too_often_is_one_error_row(server: Server) -> None:
+    for http in engine(server, retries=1):
+        good, bad = http.run([ask("hi"), ask("hang up")])
+        assert isinstance(good, StageOutput)
+        assert isinstance(bad, RowError)
+        assert bad.code == "ConnectionLost"
+    assert [body["messages"][-1]["content"] for body in server.seen].count("hang up") == 2
+
+
+def test_rows_fail_while_an_endpoint_is_away_that_answered_before(server: Server) -> None:
+    for http in engine(server, retries=0):
+        http.run([ask("hi")])
+        server.server_close()
+        [lost] = http.run([ask("hang up")])
+        assert isinstance(lost, RowError)
+        assert lost.code == "ConnectionLost"
+
+
+def test_no_row_fails_for_an_address_where_nothing_answers(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "url", "http://127.0.0.1:9/v1")
+    for http in engine(server, retries=0):
+        with pytest.raises(EndpointError, match=r"endpoint.url: 'http://127.0.0.1:9/v1/': no answer: "):
+            http.run([ask("hi"), ask("ho")])
 
 
 def test_a_request_that_never_ends_is_one_error_row(server: Server) -> None:
@@ -150,6 +204,7 @@ def test_sampling_and_schema_reach_the_endpoint(server: Server) -> None:
 def test_embeddings(server: Server) -> None:
     for http in engine(server, task="embed"):
         assert http.run([ask("four")]) == [StageOutput([0.5, 4.0], 3)]
+        assert http.run([ask("no usage")]) == [StageOutput([1.0])]
 
 
 def test_a_missing_key_is_named_before_anything_is_created(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
