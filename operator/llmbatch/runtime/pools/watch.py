@@ -61,15 +61,13 @@ class PoolMonitor:
 
     def end(self) -> None:
         """End an execution that is not wanted any more, and with it the iteration of its output."""
-        self._ended = True
+        with self._lock:
+            self._ended = True
         if self._executor is not None:
             self._executor.shutdown(force=True)
 
     def observe(self, executor: Any) -> None:
         """Take a sample of the execution."""
-        # A source that was cut off calls itself finished, and what it has read would be taken for all there is.
-        if self._ended:
-            return
         source = list(executor._topology)[1]
         for pool in self._pools:
             pool.account()
@@ -79,7 +77,10 @@ class PoolMonitor:
             pools=tuple(pool.sample() for pool in self._pools),
         )
         with self._lock:
-            self._sample = sample
+            # A source that was cut off calls itself finished, and what it has read would be taken for all there is:
+            # also where that happened since this began.
+            if not self._ended:
+                self._sample = sample
 
 
 _watching: list[PoolMonitor] = []

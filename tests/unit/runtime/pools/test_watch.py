@@ -44,3 +44,19 @@ def test_rows_read_until_an_execution_was_ended_are_not_all_there_are() -> None:
     monitor.end()
     assert executor.source.cut_off
     assert (monitor.latest().rows_read, monitor.latest().read_finished) == (90, False)
+
+
+def test_an_execution_that_is_ended_while_it_is_looked_at_is_not_read_to_its_end() -> None:
+    monitor = PoolMonitor()
+    executor = Executor(monitor)
+    monitor.begin(executor)
+    monitor.observe(executor)
+
+    def ended_meanwhile() -> bool:
+        executor.source.has_execution_finished = lambda: True
+        monitor.end()
+        return True
+
+    executor.source.has_execution_finished = ended_meanwhile
+    monitor.observe(executor)
+    assert not monitor.latest().read_finished
