@@ -107,13 +107,20 @@ class Operator:
         self._server = await health.serve(app, self._options.host, self._options.port)
         wake_on_change_only()
         stop = stop or asyncio.Event()
+        found = {"KubeRay": self._watch.kuberay_installed, KIND: self._watch.jobs_served}
+        asked = {what: asyncio.Event() for what in found}
         waits = [
-            asyncio.create_task(self._end_when_it_comes(stop, what, is_there))
-            for what, is_there in (("KubeRay", self._watch.kuberay_installed), (KIND, self._watch.jobs_served))
+            asyncio.create_task(self._end_when_it_comes(stop, what, is_there, asked[what]))
+            for what, is_there in found.items()
         ]
+
+        async def have_asked(**_: Any) -> None:
+            for answered in asked.values():
+                await answered.wait()
+
         try:
             await kopf.operator(
-                registry=self._registry(),
+                registry=self._registry(have_asked),
                 settings=self._kopf_settings(),
                 standalone=True,
                 clusterwide=not self._options.namespaces,
@@ -128,18 +135,20 @@ class Operator:
             await self._heads.close()
             await self._server.cleanup()
 
-    async def _end_when_it_comes(self, stop: asyncio.Event, what: str, is_there: Callable[[], Awaitable[bool]]) -> None:
-        """Set `stop` once something comes that was not there at the start.
+    async def _end_when_it_comes(
+        self, stop: asyncio.Event, what: str, is_there: Callable[[], Awaitable[bool]], asked: asyncio.Event
+    ) -> None:
+        """Set `asked` once it is known whether something is there, and `stop` once it comes after that.
 
         kopf can miss resources that are defined after its start: it asks which there are when it hears of a definition,
-        which may be before that is served, and with a Role alone it does not hear of any.
+        which may be before that is served, and with a Role alone it does not hear of any. So kopf has to ask later than
+        this does.
         """
-        waited = warned = False
-        while True:
+        there = waited = warned = False
+        while not there:
             try:
-                if await is_there():
-                    break
-                waited = True
+                there = await is_there()
+                waited = waited or not there
             except UserError as error:
                 # kopf was not told either which resources there are.
                 waited = True
@@ -148,14 +157,20 @@ class Operator:
                     warned = True
             except ApiServerError as error:
                 logger.debug("%s was not looked for: %s", what, error)
-            await asyncio.sleep(NO_KUBERAY_SECONDS)
+                await asyncio.sleep(NO_KUBERAY_SECONDS)
+                continue
+            asked.set()
+            if not there:
+                await asyncio.sleep(NO_KUBERAY_SECONDS)
         if waited:
             logger.warning("%s is there now: ending, to watch it after the next start", what)
             stop.set()
 
-    def _registry(self) -> kopf.OperatorRegistry:
+    def _registry(self, before: Callable[..., Awaitable[None]]) -> kopf.OperatorRegistry:
+        """Return what kopf calls; it asks for nothing until `before` has returned."""
         registry = kopf.OperatorRegistry()
         Handlers(self.jobs, self._watch, self._settings).register(registry)
+        kopf.on.startup(registry=registry, id="before")(before)
         kopf.on.startup(registry=registry, id="use_indices")(self._use_indices)
         kopf.on.login(registry=registry, id="login")(self._login)
         return registry

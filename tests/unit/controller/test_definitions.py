@@ -23,30 +23,38 @@ class Kube:
 
     writes = 0
 
+    began: asyncio.Event
+    """Set once kopf may begin."""
+
     def __init__(self, asked: str, answers: list[Any]) -> None:
         self._asked, self._answers = asked, answers
+        self._unanswered = True
 
     async def get(self, path: str) -> Any:
         assert path == self._asked
+        assert self.began.is_set() != self._unanswered
         answer = self._answers.pop(0)
+        self._unanswered = self._unanswered and isinstance(answer, ApiServerError)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
 
 def ends(asked: str, answers: list[Any], monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Give the answers, and return whether the operator is then told to end."""
+    """Give the answers, and return whether the operator is then told to end. kopf begins with the first real one."""
     for module in (app, watch):
         monkeypatch.setattr(module, "NO_KUBERAY_SECONDS", 0.0)
 
     async def waited() -> bool:
         kube: Any = Kube(asked, answers)
-        operator, stop = Operator(kube, OperatorSettings(), Options()), asyncio.Event()
+        operator, stop, began = Operator(kube, OperatorSettings(), Options()), asyncio.Event(), asyncio.Event()
+        kube.began = began
         try:
             is_there = operator._watch.jobs_served if asked == JOBS else operator._watch.kuberay_installed
-            await operator._end_when_it_comes(stop, "It", is_there)
+            await operator._end_when_it_comes(stop, "It", is_there, began)
         finally:
             await operator._heads.close()
+        assert began.is_set()
         return stop.is_set()
 
     return asyncio.run(waited())
