@@ -110,6 +110,7 @@ def cluster(**fields: Any) -> RayClusterObservation:
     known = {
         "name": "summarise",
         "uid": "cluster-1",
+        "owner": UID,
         "created_at": NOW - 600,
         "head_ready": True,
         "groups": (

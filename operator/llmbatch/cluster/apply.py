@@ -66,7 +66,7 @@ class Applier:
                 what = f"patch RayCluster {action.cluster}"
                 path = paths.single("RayCluster", job.namespace, action.cluster)
                 patched = await _noted(what, memory, self._kube.json_patch(path, action.json_patch()))
-                memory.patched = ray_cluster_of(patched, job.uid)
+                memory.stored = ray_cluster_of(patched)
             case DeleteRayCluster():
                 what = f"delete RayCluster {action.name}"
                 path = paths.single("RayCluster", job.namespace, action.name)
@@ -155,10 +155,14 @@ class Applier:
         if there is None:
             return
         child = child_of(kind, there, job.uid)
-        if kind != "RayCluster" or not child.owned:
-            memory.children[(kind, name)] = child
         if not child.owned:
+            memory.children[(kind, name)] = child
             raise StaleError(f"{kind} {name} belongs to somebody else")
+        if kind == "RayCluster":
+            memory.cluster_made = True
+            memory.children.pop((kind, name), None)
+        else:
+            memory.children[(kind, name)] = child
 
 
 async def _noted(what: str, memory: Memory, request: Any) -> Any:

@@ -30,8 +30,10 @@ class Memory:
     """By what was asked, the message of a 422, until it succeeds."""
     roster: Roster = field(default_factory=Roster)
     """The workers that the last pass saw, and those that went unseen."""
-    patched: RayClusterObservation | None = None
-    """The RayCluster as the last own patch left it."""
+    cluster_made: bool = False
+    """Whether a RayCluster was created, so that its watch may lag behind where it shows none."""
+    stored: RayClusterObservation | None = None
+    """The RayCluster as the last own patch left it, or as it was read since."""
     deleted: str = ""
     """uid of the RayCluster that was deleted last."""
     head_uid: str = ""
@@ -60,10 +62,10 @@ class Memory:
         """
         if watched is not None and watched.uid == self.deleted:
             return watched.model_copy(update={"deleting": True})
-        if watched is None or self.patched is None or self.patched.uid != watched.uid:
+        if watched is None or self.stored is None or self.stored.uid != watched.uid:
             return watched
         # Of one object, the greater resourceVersion is the later one (KEP-5504).
-        return max(watched, self.patched, key=lambda seen: int(seen.resource_version))
+        return max(watched, self.stored, key=lambda seen: int(seen.resource_version))
 
     def allowed(self, what: str) -> None:
         """Note that a request succeeded."""

@@ -15,12 +15,12 @@ from llmbatch.cluster import paths
 from llmbatch.cluster.client import KubeClient
 from llmbatch.cluster.head import Head, HeadClient
 from llmbatch.cluster.memory import Memory
-from llmbatch.cluster.projections import ClusterPod, child_of, ray_cluster_of
+from llmbatch.cluster.projections import ClusterPod, child_of, of_job, ray_cluster_of
 from llmbatch.core.job.children import build_support
 from llmbatch.core.job.children.names import child_name, submission_id
 from llmbatch.core.job.children.pods import TOKEN_KEY, secret_names
 from llmbatch.core.job.facts import LIVE, head_pod, head_ready
-from llmbatch.core.job.roster import call_roll
+from llmbatch.core.job.roster import call_roll, leave_untold
 from llmbatch.core.job.snapshot import (
     HEAD_GROUP,
     ChildObservation,
@@ -92,6 +92,11 @@ class Observer:
         cluster = await self._ray_cluster(job, memory)
         pods = self._pods(job, cluster)
         counted = job.status.preemptions.counted if job.status.preemptions else ()
+        if cluster is not None and cluster.queue and leave_untold(memory.roster, cluster, pods, counted):
+            # A queue takes back the whole cluster, and the watch of the pods may be ahead of the one that says so.
+            memory.deleted = cluster.uid
+            if (cluster := await self._stored_cluster(job, cluster.name)) is not None:
+                memory.stored, memory.deleted = cluster, ""
         memory.roster = call_roll(memory.roster, cluster, pods, counted)
         seen = {"cluster": cluster, "pods": pods, "vanished": memory.roster.vanished, "nodes": await self._nodes(pods)}
         snapshot = snapshot.model_copy(update=seen)
@@ -127,12 +132,17 @@ class Observer:
         name = job.status.ray_cluster_name
         if name is None:
             return None
-        seen = memory.latest(self._watched.ray_cluster(job.namespace, name))
-        if seen is not None or job.status.attempt_started_at is None or _finished(job):
+        watched = memory.latest(self._watched.ray_cluster(job.namespace, name))
+        seen = None if watched is None else of_job(watched, job.uid)
+        made = memory.cluster_made or job.status.attempt_started_at is not None
+        if seen is not None or not made or _finished(job):
             return seen
-        # That a running job's cluster is gone ends an attempt: the watch alone is not asked, it may lag or be refused.
+        # That its cluster is gone ends an attempt or a pause: the watch alone is not asked, it may lag or be refused.
+        return await self._stored_cluster(job, name)
+
+    async def _stored_cluster(self, job: JobObservation, name: str) -> RayClusterObservation | None:
         body = await self._kube.get(paths.single("RayCluster", job.namespace, name))
-        return None if body is None else ray_cluster_of(body, job.uid)
+        return None if body is None else of_job(ray_cluster_of(body), job.uid)
 
     def _pods(self, job: JobObservation, cluster: RayClusterObservation | None) -> tuple[PodObservation, ...]:
         if cluster is None:
@@ -171,10 +181,11 @@ class Observer:
                 memory.children.setdefault((kind, name), ChildObservation(kind=kind, name=name))
         for kind, name in keys:
             body = await self._read(kind, job.namespace, name, memory)
-            if body is None:
+            child = None if body is None else child_of(kind, body, job.uid)
+            if child is None or (child.owned and kind == "RayCluster"):
                 memory.children.pop((kind, name), None)
             else:
-                memory.children[(kind, name)] = child_of(kind, body, job.uid)
+                memory.children[(kind, name)] = child
 
     async def _look_for_secrets(self, job: JobObservation, spec: LLMBatchJobSpec, memory: Memory, now: float) -> None:
         names = secret_names(spec)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from llmbatch.api.base import KIND
 from llmbatch.api.job import LLMBatchJobSpec, LLMBatchJobStatus
 from llmbatch.core.job.children.names import CAPACITY_LABEL, QUEUE_LABEL, RAY_CLUSTER_LABEL, RAY_NODE_TYPE_LABEL
 from llmbatch.core.job.children.overlay import RAY_CONTAINER
@@ -71,8 +72,8 @@ def status_of(status: Body) -> LLMBatchJobStatus:
         raise InternalError(f"status cannot be read: {error}") from error
 
 
-def ray_cluster_of(body: Body, job_uid: str | None = None) -> RayClusterObservation:
-    """Return what there is to know of a RayCluster; `owned` only where the job's uid is given and controls it."""
+def ray_cluster_of(body: Body) -> RayClusterObservation:
+    """Return what there is to know of a RayCluster; whether it is a job's own says `of_job`."""
     metadata, spec, status = body["metadata"], body.get("spec") or {}, body.get("status") or {}
     conditions = {condition["type"]: condition for condition in status.get("conditions") or ()}
     text = _replica_failure(conditions.get("ReplicaFailure", {}))
@@ -82,7 +83,7 @@ def ray_cluster_of(body: Body, job_uid: str | None = None) -> RayClusterObservat
         name=metadata["name"],
         uid=metadata["uid"],
         resource_version=metadata.get("resourceVersion", ""),
-        owned=job_uid is None or controller_of(body) == job_uid,
+        owner=_owning_job(body),
         deleting="deletionTimestamp" in metadata,
         suspended=bool(spec.get("suspend")) or conditions.get("RayClusterSuspended", {}).get("status") == "True",
         queue=(metadata.get("labels") or {}).get(QUEUE_LABEL, ""),
@@ -91,6 +92,13 @@ def ray_cluster_of(body: Body, job_uid: str | None = None) -> RayClusterObservat
         failure=text,
         groups=tuple(_group(index, group) for index, group in enumerate(spec.get("workerGroupSpecs") or ())),
     )
+
+
+def of_job(cluster: RayClusterObservation, job_uid: str) -> RayClusterObservation | None:
+    """Return a RayCluster as it is to a job; None for that of an earlier job of the name, which goes with that one."""
+    if cluster.owner == job_uid:
+        return cluster
+    return None if cluster.owner else cluster.model_copy(update={"owned": False})
 
 
 def _replica_failure(condition: Body) -> str:
@@ -143,13 +151,16 @@ def node_of(body: Body, classify: Classify) -> NodeObservation:
 
 
 def child_of(kind: str, body: Body, job_uid: str) -> ChildObservation:
-    """Return what there is to know of an object that bears the name of a child."""
-    metadata = body["metadata"]
+    """Return what there is to know of an object that bears the name of a child.
+
+    One of an earlier job of the same name goes by garbage collection, if it does not go yet.
+    """
+    metadata, owner = body["metadata"], _owning_job(body)
     return ChildObservation(
         kind=kind,
         name=metadata["name"],
-        owned=controller_of(body) == job_uid,
-        deleting="deletionTimestamp" in metadata,
+        owned=owner == job_uid,
+        deleting="deletionTimestamp" in metadata or owner not in ("", job_uid),
     )
 
 
@@ -157,6 +168,12 @@ def controller_of(body: Body) -> str | None:
     """Return the uid of the object's controller."""
     owners = body["metadata"].get("ownerReferences") or ()
     return next((owner["uid"] for owner in owners if owner.get("controller")), None)
+
+
+def _owning_job(body: Body) -> str:
+    """Return the uid of the LLMBatchJob that controls an object, blank where none does."""
+    owners = body["metadata"].get("ownerReferences") or ()
+    return next((owner["uid"] for owner in owners if owner.get("controller") and owner["kind"] == KIND), "")
 
 
 def _spec_of(spec: Body) -> tuple[LLMBatchJobSpec | None, str]:

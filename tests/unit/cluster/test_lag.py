@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 
-from controllerkit import NOW, PODS, SETTINGS, cluster, job, running_status
+from controllerkit import NOW, PODS, SETTINGS, UID, cluster, condition, job, running_status, spec, status
 from llmbatch.api.job import LLMBatchJobStatus
 from llmbatch.cluster.apply import Applier
 from llmbatch.cluster.memory import Memory
 from llmbatch.cluster.observe import Observer
 from llmbatch.cluster.projections import ClusterPod
+from llmbatch.core.job.children import build_children
 from llmbatch.core.job.decide import decide
-from llmbatch.core.job.plan import DeleteRayCluster, PatchWorkerGroup
+from llmbatch.core.job.plan import CreateChild, DeleteRayCluster, PatchWorkerGroup
 from llmbatch.core.job.snapshot import NodeObservation, PodObservation, RayClusterObservation
 
 ORDER = PatchWorkerGroup(
@@ -28,19 +29,38 @@ ORDER = PatchWorkerGroup(
 )
 
 
+def stored(*groups: dict[str, Any], suspend: bool = False) -> dict[str, Any]:
+    """Return the RayCluster as the API server has it."""
+    owner = {"kind": "LLMBatchJob", "name": "summarise", "uid": UID, "controller": True}
+    metadata = {
+        "name": "summarise",
+        "namespace": "team",
+        "uid": "cluster-1",
+        "resourceVersion": "12",
+        "ownerReferences": [owner],
+        "labels": {"kueue.x-k8s.io/queue-name": "gpus"},
+    }
+    return {"metadata": metadata, "spec": {"workerGroupSpecs": list(groups), "suspend": suspend}}
+
+
 class Kube:
-    """An API server that takes a patch, and knows nothing else."""
+    """An API server that takes each write, and knows at most a RayCluster."""
+
+    def __init__(self, ray_cluster: dict[str, Any] | None = None) -> None:
+        self._ray_cluster = ray_cluster
 
     async def json_patch(self, _: str, patch: list[dict[str, Any]]) -> dict[str, Any]:
         spot = {"groupName": "spot", "replicas": patch[3]["value"], "scaleStrategy": patch[4]["value"]}
-        metadata = {"name": "summarise", "namespace": "team", "uid": "cluster-1", "resourceVersion": "12"}
-        return {"metadata": metadata, "spec": {"workerGroupSpecs": [spot, {"groupName": "on-demand", "replicas": 0}]}}
+        return stored(spot, {"groupName": "on-demand", "replicas": 0})
+
+    async def create(self, *_: Any) -> dict[str, Any]:
+        return stored()
 
     async def delete(self, *_: str) -> bool:
         return True
 
-    async def get(self, _: str) -> None:
-        return None
+    async def get(self, path: str) -> dict[str, Any] | None:
+        return self._ray_cluster if "rayclusters" in path else None
 
 
 class Watches:
@@ -48,10 +68,10 @@ class Watches:
 
     nodes_watched = True
 
-    def __init__(self, seen: RayClusterObservation, pods: tuple[PodObservation, ...]) -> None:
+    def __init__(self, seen: RayClusterObservation | None, pods: tuple[PodObservation, ...]) -> None:
         self._seen, self._pods = seen, pods
 
-    def ray_cluster(self, *_: str) -> RayClusterObservation:
+    def ray_cluster(self, *_: str) -> RayClusterObservation | None:
         return self._seen
 
     def pods(self, *_: str) -> list[ClusterPod]:
@@ -100,7 +120,7 @@ def test_what_the_watch_shows_later_counts():
 
 def test_a_namesake_is_not_taken_for_the_cluster_that_was_patched():
     other = cluster(uid="cluster-2", resource_version="11")
-    memory = Memory(patched=cluster(resource_version="12"))
+    memory = Memory(stored=cluster(resource_version="12"))
     assert memory.latest(other) == other
     assert memory.latest(None) is None
 
@@ -144,3 +164,50 @@ def test_a_worker_that_went_before_it_was_named_is_a_preemption_counted_once(wri
         return seen
 
     assert asyncio.run(passes())[2:] == [["w2"], ["w2"]]
+
+
+@pytest.mark.parametrize("suspend", [True, False])
+def test_workers_that_a_queue_takes_back_are_no_preemption_before_the_watch_shows_that(suspend: bool):
+    kube: Any = Kube(stored(suspend=suspend))
+    heads: Any = None
+    memory, watched = Memory(), cluster(resource_version="11", queue="gpus")
+
+    async def passes() -> list[list[str]]:
+        status, seen = running_status(), []
+        for number, pods in enumerate((PODS, going("w0"), going("w1", without="w0"))):
+            watches = Watches(watched, pods)
+            snapshot = await Observer(kube, heads, watches, SETTINGS).observe(job(status=status), memory, NOW + number)
+            status = decide(snapshot).status
+            seen.append(told(status))
+        return seen
+
+    assert asyncio.run(passes()) == ([[], [], []] if suspend else [[], ["w0"], ["w0", "w1"]])
+
+
+def test_the_cluster_of_an_earlier_job_of_the_name_is_none_of_this_one():
+    heads: Any = None
+    watches = Watches(cluster(owner="an-earlier-uid"), PODS)
+    here = job(status=running_status(attempt_started_at=None))
+    kube: Any = Kube()
+    snapshot = asyncio.run(Observer(kube, heads, watches, SETTINGS).observe(here, Memory(), NOW))
+    assert (snapshot.cluster, snapshot.pods) == (None, ())
+
+
+def test_a_job_is_not_suspended_while_the_watch_does_not_show_its_cluster_yet():
+    heads: Any = None
+    memory, settings = Memory(), SETTINGS
+    [*_, manifest] = build_children(job(), spec(), settings, {})
+    assert manifest["kind"] == "RayCluster"
+
+    async def suspended(kube: Any, here: Any) -> Any:
+        snapshot = await Observer(kube, heads, Watches(None, ()), settings).observe(here, memory, NOW)
+        return next(item.status for item in decide(snapshot).status.conditions if item.type == "Suspended")
+
+    async def passes() -> tuple[str, str]:
+        first = status(condition("ClusterReady", holds=False), attempt=1, ray_cluster_name="summarise")
+        here = job(status=first, spec=spec(suspend=True))
+        there: Any = Kube(stored())
+        await Applier(there, heads, "test").act(CreateChild(manifest=manifest), here, memory, None)
+        return await suspended(there, here), await suspended(Kube(), here)
+
+    assert asyncio.run(passes()) == ("False", "True")

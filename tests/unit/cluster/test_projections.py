@@ -4,7 +4,16 @@ from typing import Any
 
 import pytest
 
-from llmbatch.cluster.projections import controller_of, job_of, node_of, pod_of, ray_cluster_of, status_of
+from llmbatch.cluster.projections import (
+    child_of,
+    controller_of,
+    job_of,
+    node_of,
+    of_job,
+    pod_of,
+    ray_cluster_of,
+    status_of,
+)
 from llmbatch.core.job.snapshot import WorkerGroupObservation
 from llmbatch.core.preemption.classify import Classifier
 from llmbatch.errors import InternalError
@@ -63,14 +72,28 @@ def test_a_cluster_keeps_its_groups_in_order_and_who_was_told_to_go():
         {"groupName": "spot", "replicas": 2, "scaleStrategy": {"workersToDelete": ["w1"]}},
         {"groupName": "on-demand"},
     ]
-    body = {"metadata": meta("summarise", ownerReferences=[{"uid": "job-1", "controller": True}])}
-    seen = ray_cluster_of({**body, "spec": {"workerGroupSpecs": groups}}, "job-1")
+    seen = ray_cluster_of({"metadata": meta("summarise"), "spec": {"workerGroupSpecs": groups}})
     assert seen.groups == (
         WorkerGroupObservation(name="spot", index=0, replicas=2, workers_to_delete=("w1",)),
         WorkerGroupObservation(name="on-demand", index=1),
     )
-    assert seen.owned
-    assert not ray_cluster_of(body, "job-2").owned
+
+
+@pytest.mark.parametrize(
+    ("owner", "owned", "goes"),
+    [
+        ({"kind": "LLMBatchJob", "uid": "job-1"}, True, False),
+        ({"kind": "LLMBatchJob", "uid": "an-earlier-job"}, False, True),
+        ({"kind": "RayJob", "uid": "another"}, False, False),
+    ],
+    ids=["its own", "an earlier job's", "somebody else's"],
+)
+def test_what_bears_a_childs_name_is_its_own_or_goes_or_is_in_the_way(owner: dict[str, str], owned: bool, goes: bool):
+    body = {"metadata": meta("summarise", ownerReferences=[{**owner, "controller": True}])}
+    cluster = of_job(ray_cluster_of(body), "job-1")
+    assert (cluster is not None and cluster.owned, cluster is None) == (owned, goes)
+    child = child_of("Secret", body, "job-1")
+    assert (child.owned, child.deleting) == (owned, goes)
 
 
 GONE = 'FailedDeleteWorkerPod\npods "summarise-spot-worker-f5z8b" not found'

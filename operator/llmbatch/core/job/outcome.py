@@ -110,6 +110,8 @@ def _lost(snapshot: Snapshot, present: RayJobObservation | None) -> Outcome | No
         return None
     cluster, head = snapshot.cluster, head_pod(snapshot)
     if cluster is None or cluster.deleting:
+        if snapshot.job.status.pausing_since is not None:
+            return Outcome("paused", "Paused", "The RayCluster went with the pause")
         return Outcome("interrupted", "ClusterLost", "The RayCluster was deleted while the job ran")
     if cluster.suspended:
         return Outcome("interrupted", "ClusterSuspended", "The RayCluster was suspended, as a queue does")

@@ -43,3 +43,21 @@ def call_roll(
     unseen = [pod for pod in before.there if pod.name not in told_to_go]
     explained = {pod.name for pod in workers} | set(counted)
     return Roster(cluster.uid, there, tuple(pod for pod in (*before.vanished, *unseen) if pod.name not in explained))
+
+
+def leave_untold(
+    before: Roster, cluster: RayClusterObservation, pods: Iterable[PodObservation], counted: Collection[str]
+) -> bool:
+    """Tell whether a worker goes of which nothing says why: neither a sign of its own, nor the status, nor an order.
+
+    Args:
+        before: The roster of the pass before.
+        cluster: The RayCluster.
+        pods: Its pods.
+        counted: Workers that the status counts as gone.
+    """
+    if cluster.deleting or cluster.suspended or before.cluster_uid != cluster.uid:
+        return False
+    stay = {pod.name for pod in pods if not pod.terminating}
+    explained = stay.union(counted, *(group.workers_to_delete for group in cluster.groups))
+    return any(pod.name not in explained for pod in before.there)

@@ -120,8 +120,10 @@ class RayClusterObservation(Document):
     """Its uid."""
     resource_version: str = ""
     """Its resourceVersion."""
+    owner: str = ""
+    """uid of the job that controls it; blank: no job does."""
     owned: bool = True
-    """Whether this job's uid is its controller."""
+    """Whether that is this job."""
     deleting: bool = False
     """Whether it has a deletion timestamp."""
     suspended: bool = False
@@ -183,7 +185,7 @@ class ChildObservation(Document):
     owned: bool = True
     """Whether this job's uid is its controller."""
     deleting: bool = False
-    """Whether it has a deletion timestamp."""
+    """Whether it goes: by a deletion timestamp, or with an earlier job of this name."""
 
 
 class ClusterFacts(Document):

@@ -93,7 +93,7 @@ def _missing_secret(snapshot: Snapshot) -> Stall | None:
 
 def _foreign_child(snapshot: Snapshot) -> Stall | None:
     cluster = snapshot.cluster
-    taken = [f"{child.kind} {child.name}" for child in snapshot.children if not child.owned]
+    taken = [f"{child.kind} {child.name}" for child in snapshot.children if not (child.owned or child.deleting)]
     if cluster is not None and not cluster.owned:
         taken.append(f"RayCluster {cluster_name(snapshot.job.name)}")
     return Stall("NameTaken", f"{', '.join(sorted(taken))} belongs to somebody else") if taken else None

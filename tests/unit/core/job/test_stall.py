@@ -121,6 +121,11 @@ def test_what_is_only_a_matter_of_time_is_no_stall():
     assert stall(running_snapshot(pods=(PODS[0], young, starting))) is None
 
 
+def test_what_goes_with_an_earlier_job_of_the_name_is_no_stall():
+    going = ChildObservation(kind="Secret", name="summarise-token", owned=False, deleting=True)
+    assert stall(running_snapshot(children=(going,))) is None
+
+
 def starting(*pods: PodObservation) -> Snapshot:
     waiting = condition("ClusterReady", holds=False, reason=HEAD_NOT_READY)
     wanted = CapacityStatus(workers_wanted=4)

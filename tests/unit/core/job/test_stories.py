@@ -125,13 +125,14 @@ def test_a_job_created_suspended_waits_without_a_cluster():
     assert world.status.attempt == 1
 
 
-def test_a_change_of_mind_while_pausing_resumes():
+@pytest.mark.parametrize("passes", range(1, 6))
+def test_a_change_of_mind_while_pausing_resumes(passes: int):
     world = World(rows=400).run(until="Running").run(passes=2)
     world.change(suspend=True)
-    world.step()
+    world.run(passes=passes)
     world.change(suspend=False)
     world.run(until="Complete")
-    assert world.status.failures == 0
+    assert (world.status.failures, world.status.interruptions) == (0, 0), "the operator's own doing is none"
 
 
 def test_a_deadline_ends_the_job():
