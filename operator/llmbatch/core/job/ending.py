@@ -41,6 +41,7 @@ def next_attempt(draft: Draft, spec: LLMBatchJobSpec, end: Outcome) -> None:
     failed = end.kind in ("failed", "hung")
     failures = draft.stored.failures + failed
     if failures > spec.failure_policy.backoff_limit:
+        draft.update(failures=failures)
         fail(
             draft, "BackoffLimitExceeded", f"{failures} attempts failed, the last one with {end.reason}: {end.message}"
         )
@@ -62,6 +63,7 @@ def intend(draft: Draft, attempt: int) -> None:
     """Write down an attempt and the name of its RayCluster. Nothing is done for it before that is stored."""
     name = cluster_name(draft.snapshot.job.name)
     draft.update(attempt=attempt, attempt_started_at=None, ray_cluster_name=name, pausing_since=None)
+    _without_rate(draft)
     if draft.condition("ClusterReady") is None:
         draft.set("ClusterReady", False, HEAD_NOT_READY)
     draft.because(f"attempt {attempt} is written down before anything is done for it")
@@ -105,10 +107,18 @@ def at_rest(draft: Draft, reason: str) -> None:
     draft.set("ClusterReady", False, reason)
     draft.clear("Degraded", reason)
     draft.update(stages=resting(draft.field("stages")))
+    _without_rate(draft)
     capacity = draft.field("capacity")
     if capacity is not None:
         nothing = {"workers_wanted": 0, "fallback_workers": 0, "fallback_since": None}
         draft.update(capacity=capacity.model_copy(update=nothing))
+
+
+def _without_rate(draft: Draft) -> None:
+    """Take back the time left: it was that of a driver that runs no more."""
+    rows = draft.field("progress")
+    if rows is not None:
+        draft.update(progress=rows.model_copy(update={"estimated_remaining_seconds": None}))
 
 
 def _end(draft: Draft, word: str, reason: str) -> None:

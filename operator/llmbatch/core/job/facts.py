@@ -111,6 +111,11 @@ def _notice(snapshot: Snapshot, pod: PodObservation, on_node: Notice | None) -> 
     return notice.seen(snapshot.now if first_seen is None else first_seen, spot=pod.group == SPOT_GROUP)
 
 
+def works(snapshot: Snapshot) -> bool:
+    """Tell whether the head and some worker do their work: what is wrong then is a lack, and holds up no more."""
+    return head_ready(snapshot) and any(worker.useful for worker in workers(snapshot))
+
+
 def shrinking(snapshot: Snapshot) -> frozenset[str]:
     """Return the workers that KubeRay was told to delete: their end is our own doing."""
     groups = snapshot.cluster.groups if snapshot.cluster else ()

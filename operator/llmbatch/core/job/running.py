@@ -24,7 +24,7 @@ from llmbatch.core.job.phase import HEAD_NOT_READY, HEAD_READY, QUEUED
 from llmbatch.core.job.plan import CreateChild, PatchWorkerGroup, SendCapacity, StopRayJob, SubmitRayJob
 from llmbatch.core.job.sizing import Sizing, size_workers
 from llmbatch.core.job.snapshot import Snapshot
-from llmbatch.core.job.stall import pod_trouble, ripens_in, stall
+from llmbatch.core.job.stall import cluster_trouble, pod_trouble, ripens_in, stall
 from llmbatch.core.job.times import rfc3339, unix
 from llmbatch.errors import SpecError
 
@@ -37,7 +37,7 @@ BLOCKED_SECONDS = 10.0
 DEGRADED_SECONDS = 60.0
 """A worker that is wanted and not there is a lack after this long; one that cannot come, as soon as that is known."""
 BLOCKING = frozenset({"KubeRayMissing", "SecretMissing", "NameTaken"})
-"""Stalls before which nothing is created."""
+"""Stalls before which nothing is created. A RayCluster that is there goes on."""
 
 
 def run(draft: Draft, spec: LLMBatchJobSpec) -> None:
@@ -49,13 +49,13 @@ def run(draft: Draft, spec: LLMBatchJobSpec) -> None:
         draft.set("Stalled", True, held_up.reason, held_up.message, wavers=held_up.wavers)
         draft.because(held_up.message)
     _set_cluster_ready(draft)
-    if held_up is not None and held_up.reason in BLOCKING:
+    cluster = draft.snapshot.cluster
+    if held_up is not None and held_up.reason in BLOCKING and (cluster is None or not cluster.owned):
         draft.again_in(BLOCKED_SECONDS)
         return
     sizing = size_workers(draft.snapshot, spec)
     _set_capacity(draft, sizing)
     _create_missing(draft, spec, sizing)
-    cluster = draft.snapshot.cluster
     if cluster is not None and cluster.owned and not cluster.deleting:
         # The runtime first: it may have seconds until a worker goes, and KubeRay has none to make another one in.
         _drive(draft, sizing)
@@ -161,10 +161,10 @@ def _creation(manifest: dict[str, Any]) -> CreateChild:
 def _drive(draft: Draft, sizing: Sizing) -> None:
     """Get the driver going, or tell it what it may count on."""
     snapshot, stored = draft.snapshot, draft.stored
-    attempt = stored.attempt
-    if head_pod(snapshot) is None and draft.is_true("Running"):
+    attempt, head = stored.attempt, head_pod(snapshot)
+    if head is None and draft.is_true("Running"):
         draft.set("Running", False, "HeadLost", "The head's pod is gone")
-    if attempt is None or not head_ready(snapshot) or not snapshot.ray.reachable:
+    if attempt is None or head is None or not head_ready(snapshot) or not snapshot.ray.reachable:
         return
     if leftovers := other_live_jobs(snapshot):
         draft.because("another attempt's driver is stopped")
@@ -173,7 +173,9 @@ def _drive(draft: Draft, sizing: Sizing) -> None:
     if present is not None:
         if present.state == "RUNNING":
             if stored.attempt_started_at is None:
-                draft.update(attempt_started_at=rfc3339(snapshot.now), retry_at=None)
+                # The API server's clock made the head's time: a slower one here would take that head for a later one.
+                started = rfc3339(max(snapshot.now, head.created_at))
+                draft.update(attempt_started_at=started, retry_at=None)
             draft.set("Running", True, "DriverRunning", f"Attempt {attempt} runs")
             draft.act(SendCapacity(capacity=capacity_for(snapshot, sizing)))
         return
@@ -224,7 +226,7 @@ def _set_degraded(draft: Draft, sizing: Sizing) -> None:
     snapshot = draft.snapshot
     found = workers(snapshot)
     coming = [worker.pod for worker in found if not worker.pod.ready and not worker.doomed]
-    troubles = (pod_trouble(pod, snapshot.now) for pod in coming)
+    troubles = (*(pod_trouble(pod, snapshot.now) for pod in coming), cluster_trouble(snapshot))
     trouble = next((trouble for trouble in troubles if trouble is not None), None)
     late = any(snapshot.now - pod.created_at >= DEGRADED_SECONDS for pod in coming)
     lacking = sum(worker.useful for worker in found) < sizing.wanted

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from llmbatch.core.job.children.names import cluster_name
-from llmbatch.core.job.facts import driver_lives, head_pod, present_progress, ray_silent_seconds, workers
+from llmbatch.core.job.facts import driver_lives, head_pod, present_progress, ray_silent_seconds, workers, works
 from llmbatch.core.job.snapshot import PodObservation, Snapshot
 
 UNSCHEDULABLE_SECONDS = 5.0
@@ -30,6 +30,7 @@ BROKEN = frozenset(
 
 _NODES = re.compile(r"^\d+/\d+ nodes are available: ")
 _COUNT = re.compile(r"\b\d+ (?=Insufficient|node\(s\)|Preemption|No preemption)")
+_POD = re.compile(r'\bpods? "[^"]*"')
 _PREEMPTION = re.compile(r"\.? ?(no new claims to deallocate, )?preemption: .*$", re.DOTALL)
 
 
@@ -65,6 +66,13 @@ def pod_trouble(pod: PodObservation, now: float) -> Stall | None:
     return None
 
 
+def cluster_trouble(snapshot: Snapshot) -> Stall | None:
+    """Return what KubeRay cannot do, such as making a pod that a quota forbids."""
+    failure = snapshot.cluster.failure if snapshot.cluster else ""
+    # Each try is of a pod with another name.
+    return Stall("RayClusterFailed", _POD.sub("a pod", failure)) if failure else None
+
+
 def ripens_in(snapshot: Snapshot) -> float | None:
     """Return the seconds until time alone makes a stall of a pod that no node takes; None where none would be one."""
     waiting = (pod.created_at for pod in snapshot.pods if pod.unschedulable and not pod.terminating)
@@ -87,7 +95,8 @@ def _rejected(snapshot: Snapshot) -> Stall | None:
 
 
 def _missing_secret(snapshot: Snapshot) -> Stall | None:
-    missing = snapshot.facts.missing_secrets
+    """Pods that run have read theirs."""
+    missing = () if works(snapshot) else snapshot.facts.missing_secrets
     return Stall("SecretMissing", f"Secret {', '.join(sorted(missing))} is not in the namespace") if missing else None
 
 
@@ -100,8 +109,7 @@ def _foreign_child(snapshot: Snapshot) -> Stall | None:
 
 
 def _cluster_failure(snapshot: Snapshot) -> Stall | None:
-    failure = snapshot.cluster.failure if snapshot.cluster else ""
-    return Stall("RayClusterFailed", failure) if failure else None
+    return None if works(snapshot) else cluster_trouble(snapshot)
 
 
 def _head(snapshot: Snapshot) -> Stall | None:

@@ -20,6 +20,7 @@ from controllerkit import (
 from llmbatch.api.job import CapacityStatus
 from llmbatch.core.job.decide import decide
 from llmbatch.core.job.phase import HEAD_NOT_READY
+from llmbatch.core.job.plan import SendCapacity
 from llmbatch.core.job.running import RUNNING_SECONDS
 from llmbatch.core.job.snapshot import (
     ChildObservation,
@@ -68,14 +69,22 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     "no KubeRay": ({"facts": ClusterFacts(kuberay_installed=False)}, "KubeRayMissing", "install KubeRay"),
     "no right": ({"facts": ClusterFacts(forbidden=("cannot create rayclusters",))}, "Forbidden", "cannot create"),
     "refused": ({"facts": ClusterFacts(rejected=("spec.x: Invalid",))}, "Rejected", "spec.x"),
-    "no Secret": ({"facts": ClusterFacts(missing_secrets=("b", "a"))}, "SecretMissing", "Secret a, b"),
+    "no Secret": (
+        {"facts": ClusterFacts(missing_secrets=("b", "a")), "pods": PODS[:1]},
+        "SecretMissing",
+        "Secret a, b",
+    ),
     "another's object": (
         {"children": (ChildObservation(kind="Secret", name="summarise-token", owned=False),)},
         "NameTaken",
         "Secret summarise-token",
     ),
     "another's cluster": ({"cluster": cluster(owned=False)}, "NameTaken", "RayCluster summarise"),
-    "KubeRay's failure": ({"cluster": cluster(failure="pods quota exceeded")}, "RayClusterFailed", "quota"),
+    "KubeRay's failure": (
+        {"cluster": cluster(failure='pods "w-4x8d2" is forbidden: exceeded quota'), "pods": PODS[:1]},
+        "RayClusterFailed",
+        "a pod is forbidden: exceeded quota",
+    ),
     "head without a node": (heads(**PENDING, unschedulable="0/1 nodes are available: 1 x"), "Unschedulable", "head"),
     "head without an image": (
         heads(ready=False, waiting_reason="ErrImagePull", waiting_message="not found"),
@@ -113,6 +122,24 @@ def test_each_stall_has_its_reason_in_the_status(case: str):
     assert (stalled.status, stalled.reason) == ("True", reason)
     assert part in stalled.message
     assert status.phase == "Stalled"
+
+
+LACKS: dict[str, tuple[dict[str, Any], str]] = {
+    "no Secret": ({"facts": ClusterFacts(missing_secrets=("a",))}, ""),
+    "KubeRay's failure": ({"cluster": cluster(failure="exceeded quota")}, "RayClusterFailed"),
+}
+
+
+@pytest.mark.parametrize("case", LACKS)
+def test_a_job_with_some_of_its_workers_goes_on_and_is_degraded_at_most(case: str):
+    fields, reason = LACKS[case]
+    plan = decide(running_snapshot(**{"pods": PODS[:3], **fields}))
+    conditions = {condition.type: condition for condition in plan.status.conditions}
+    assert "Stalled" not in conditions
+    assert any(isinstance(action, SendCapacity) for action in plan.actions)
+    assert ("Degraded" in conditions) == bool(reason)
+    if reason:
+        assert (conditions["Degraded"].status, conditions["Degraded"].reason) == ("True", reason)
 
 
 def test_what_is_only_a_matter_of_time_is_no_stall():

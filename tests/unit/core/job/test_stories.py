@@ -87,7 +87,7 @@ def test_failures_back_off_and_end_the_job():
     [failed] = [condition for condition in world.status.conditions if condition.type == "Failed"]
     assert failed.reason == "BackoffLimitExceeded"
     assert "InternalError: broken" in failed.message
-    assert (world.status.attempt, world.status.failures) == (4, 3)
+    assert (world.status.attempt, world.status.failures) == (4, 4)
     assert reasons(world).count("AttemptFailed") == 3
     # 10, 20 and 40 s of backoff at least.
     assert world.now - 1_800_000_000.0 > 70
