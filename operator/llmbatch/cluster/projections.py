@@ -13,6 +13,8 @@ from llmbatch.core.job.children.names import CAPACITY_LABEL, QUEUE_LABEL, RAY_CL
 from llmbatch.core.job.children.overlay import RAY_CONTAINER
 from llmbatch.core.job.snapshot import (
     HEAD_GROUP,
+    ON_DEMAND_GROUP,
+    SPOT_GROUP,
     ChildObservation,
     JobObservation,
     NodeObservation,
@@ -108,16 +110,22 @@ def _replica_failure(condition: Body) -> str:
     return "" if gone else text
 
 
-def pod_of(body: Body, gpu_resource: str, classify: Classify) -> ClusterPod:
-    """Return what there is to know of a pod of a RayCluster."""
+def pod_of(body: Body, gpu_resource: str, classify: Classify) -> ClusterPod | None:
+    """Return what there is to know of a pod of a RayCluster; None of a pod that is no head and of no worker group.
+
+    Anybody may give a pod the label of a job.
+    """
     metadata, spec, status = body["metadata"], body["spec"], body.get("status") or {}
     conditions = {condition["type"]: condition for condition in status.get("conditions") or ()}
     scheduled = conditions.get("PodScheduled", {})
     waiting = _waiting(status)
+    group = _group_of_pod(metadata.get("labels") or {})
+    if group is None:
+        return None
     pod = PodObservation(
         name=metadata["name"],
         uid=metadata["uid"],
-        group=_group_of_pod(metadata.get("labels") or {}),
+        group=group,
         phase=status.get("phase", "Pending"),
         ready=conditions.get("Ready", {}).get("status") == "True",
         created_at=unix(metadata.get("creationTimestamp")) or 0.0,
@@ -195,8 +203,11 @@ def _group(index: int, group: Body) -> WorkerGroupObservation:
     )
 
 
-def _group_of_pod(labels: Mapping[str, str]) -> str:
-    return HEAD_GROUP if labels.get(RAY_NODE_TYPE_LABEL) == HEAD_GROUP else labels[CAPACITY_LABEL]
+def _group_of_pod(labels: Mapping[str, str]) -> str | None:
+    if labels.get(RAY_NODE_TYPE_LABEL) == HEAD_GROUP:
+        return HEAD_GROUP
+    group = labels.get(CAPACITY_LABEL)
+    return group if group in (SPOT_GROUP, ON_DEMAND_GROUP) else None
 
 
 def _gpus(spec: Body, resource: str) -> int:

@@ -65,10 +65,10 @@ class Handlers:
         if _differs(event, memo, now and now.model_copy(update={"resource_version": ""})):
             self._jobs.wake(_job_of_child(body))
 
-    async def index_pod(self, body: Body, memo: kopf.Memo, **_: Any) -> dict[Any, Any]:
-        """Index a pod by namespace and RayCluster."""
+    async def index_pod(self, body: Body, memo: kopf.Memo, **_: Any) -> dict[Any, Any] | None:
+        """Index a pod by namespace and RayCluster; one that only bears the label of a job, not at all."""
         memo.now = pod_of(body, self._settings.gpu_resource, self._signals.pod)
-        return {(body["metadata"]["namespace"], cluster_of_pod(body)): memo.now}
+        return memo.now and {(body["metadata"]["namespace"], cluster_of_pod(body)): memo.now}
 
     async def index_job_by_node(self, body: Body, **_: Any) -> dict[Any, Any] | None:
         """Index the job of a pod by the pod's node."""

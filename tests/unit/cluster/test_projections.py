@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from llmbatch.cluster.projections import (
+    ClusterPod,
     child_of,
     controller_of,
     job_of,
@@ -39,20 +40,31 @@ def pod(labels: dict[str, str] | None = None, status: dict[str, Any] | None = No
     return {"metadata": metadata, "spec": spec, "status": status or {}}
 
 
+def seen_of(body: dict[str, Any]) -> ClusterPod:
+    seen = pod_of(body, "nvidia.com/gpu", SIGNS.pod)
+    assert seen is not None
+    return seen
+
+
+@pytest.mark.parametrize("labels", [{"app": "x"}, {"ray.io/node-type": "worker", "llmbatch.dev/capacity": "other"}])
+def test_a_pod_that_is_no_head_and_of_no_group_is_none_of_the_job(labels: dict[str, str]):
+    assert pod_of(pod(labels), "nvidia.com/gpu", SIGNS.pod) is None
+
+
 def test_a_pod_belongs_to_the_cluster_that_controls_it():
-    seen = pod_of(pod(), "nvidia.com/gpu", SIGNS.pod)
+    seen = seen_of(pod())
     assert (seen.cluster_uid, seen.pod.group, seen.pod.gpus, seen.pod.node) == ("cluster-1", "spot", 2, "n1")
     assert seen.pod.notice is None
 
 
 def test_the_head_is_told_by_rays_label():
     labels = {"ray.io/node-type": "head"}
-    assert pod_of(pod(labels), "nvidia.com/gpu", SIGNS.pod).pod.group == "head"
+    assert seen_of(pod(labels)).pod.group == "head"
 
 
 def test_a_pod_that_is_deleted_is_on_notice_until_its_kill():
     deleted = pod(deletionTimestamp="2026-01-31T12:01:00Z", deletionGracePeriodSeconds=25)
-    seen = pod_of(deleted, "nvidia.com/gpu", SIGNS.pod).pod
+    seen = seen_of(deleted).pod
     assert seen.terminating
     assert seen.notice is not None
     assert seen.notice.deadline == seen.created_at + 60
@@ -62,7 +74,7 @@ def test_why_a_pod_waits_is_kept_in_the_words_of_scheduler_and_kubelet():
     unscheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"}
     waiting = {"name": "ray", "restartCount": 3, "state": {"waiting": {"reason": "ImagePullBackOff", "message": "no"}}}
     status = {"phase": "Pending", "conditions": [unscheduled], "containerStatuses": [waiting]}
-    seen = pod_of(pod(status=status), "nvidia.com/gpu", SIGNS.pod).pod
+    seen = seen_of(pod(status=status)).pod
     assert (seen.unschedulable, seen.waiting_reason, seen.waiting_message) == ("0/3 nodes", "ImagePullBackOff", "no")
     assert seen.restarts == 3
 

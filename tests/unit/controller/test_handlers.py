@@ -72,6 +72,13 @@ def test_a_pods_end_wakes_its_job():
     assert woken.keys == [KEY, KEY]
 
 
+def test_a_pod_of_no_cluster_that_bears_a_jobs_label_is_not_indexed():
+    made, _ = handlers()
+    stranger = pod()
+    stranger["metadata"]["labels"] = {"llmbatch.dev/job": "summarise"}
+    assert asyncio.run(made.index_pod(body=stranger, memo=kopf.Memo())) is None
+
+
 def test_a_pod_is_indexed_by_its_cluster_and_its_job_by_its_node():
     made, _ = handlers()
     [key] = asyncio.run(made.index_pod(body=pod(), memo=kopf.Memo()))

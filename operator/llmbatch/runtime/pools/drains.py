@@ -21,7 +21,7 @@ class NodeErrand:
     """Does one thing to nodes, beside the thread that schedules: that one must not wait for a node that is silent."""
 
     def __init__(self, do: Callable[..., None], pause_seconds: float = 0.0) -> None:
-        """Run `do` with a node's id and what else is asked; where it raises TransientError, again after a pause."""
+        """Run `do` with a node's id and what else is asked; where it fails, again after a pause."""
         self._do = do
         self._pause = pause_seconds
         self._lock = threading.Lock()
@@ -40,9 +40,14 @@ class NodeErrand:
             self._do(node_id, *more)
         except TransientError as error:
             logger.warning("%s; it is tried again", error)
-            time.sleep(self._pause)
-            with self._lock:
-                self._asked.remove(node_id)
+        except Exception:
+            # The end of a thread is seen by nobody, and the node would never be asked again.
+            logger.exception("an errand to node %s failed; it is tried again", node_id)
+        else:
+            return
+        time.sleep(self._pause)
+        with self._lock:
+            self._asked.remove(node_id)
 
 
 class Departure(NamedTuple):

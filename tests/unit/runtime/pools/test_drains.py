@@ -3,6 +3,8 @@
 import queue
 import threading
 
+import pytest
+
 from llmbatch.api.progress import Drains
 from llmbatch.errors import TransientError
 from llmbatch.runtime.pools.drains import DrainTally, NodeErrand
@@ -39,11 +41,12 @@ def test_a_node_that_does_not_answer_holds_nobody_up_and_is_asked_once():
     assert ray.asked.empty()
 
 
-def test_a_drain_that_failed_is_tried_again():
+@pytest.mark.parametrize("error", [TransientError("not among the draining nodes"), RuntimeError("Ray's own")])
+def test_a_drain_that_failed_is_tried_again(error):
     ray = SilentNodes()
     drains = NodeErrand(ray.drain)
     drains.ask("a", 5.0)
-    ray.answer(TransientError("not among the draining nodes"))
+    ray.answer(error)
     drains.ask("a", 6.0)
     ray.answer()
     assert [ray.asked.get(timeout=10) for _ in range(2)] == [("a", 5.0), ("a", 6.0)]
