@@ -85,7 +85,8 @@ class KubeClient:
         """Return what a pod answers through the API server's proxy.
 
         Raises:
-            ApiServerError: the API server or the pod did not answer well.
+            ApiServerError: the API server or the pod did not answer, or answered that it cannot now.
+            ForbiddenError, RejectedError: one of them refused.
         """
         status, data = await self._send("GET", path, None, query, {"Accept": "*/*", **headers})
         if status >= 400:
@@ -130,12 +131,10 @@ class KubeClient:
         """Apply an object server-side.
 
         Raises:
-            StaleError: another field manager owns a field.
+            RejectedError: another field manager owns a field, or the namespace is not there.
         """
         query = _writing(dry_run, manager=manager)
-        answer = await self._request(
-            "PATCH", path, body, query=query, content="application/apply-patch+yaml", stale=(404, 409)
-        )
+        answer = await self._request("PATCH", path, body, query=query, content="application/apply-patch+yaml")
         return _found(path, answer)
 
     async def delete(self, path: str, uid: str | None = None) -> bool:
@@ -162,8 +161,7 @@ class KubeClient:
             method, path, body, query, {"Accept": "application/json", "Content-Type": content}
         )
         if status < 300:
-            found: Object = pydantic_core.from_json(data)
-            return found
+            return _parsed(f"{method} {path}", data)
         if status in absent:
             return None
         raise _error(f"{method} {path}", status, data, stale)
@@ -206,6 +204,15 @@ def _writing(dry_run: bool = False, manager: str = FIELD_MANAGER) -> dict[str, s
     return {"fieldManager": manager, **({"dryRun": "All"} if dry_run else {})}
 
 
+def _parsed(request: str, data: bytes) -> Object:
+    try:
+        found: Object = pydantic_core.from_json(data)
+    except ValueError as error:
+        # A proxy's page, or an answer cut off.
+        raise ApiServerError(f"{request}: no JSON: {data[:200]!r}") from error
+    return found
+
+
 def _found(path: str, answer: Object | None) -> Object:
     if answer is None:
         raise StaleError(f"{path}: gone")
@@ -218,7 +225,7 @@ def _error(request: str, status: int, data: bytes, stale: tuple[int, ...]) -> LL
         return StaleError(f"{request}: {message}")
     if status in (401, 403):
         return ForbiddenError(message)
-    if status in (429, *range(500, 600)):
+    if status in (408, 429, *range(500, 600)):
         return ApiServerError(f"{request}: {status}: {message}")
     return RejectedError(message)
 

@@ -63,7 +63,8 @@ class ProxiedHead:
         """Return a driver's whole log so far.
 
         Raises:
-            HeadError: the head does not know the driver.
+            RejectedError: the head does not know the driver.
+            HeadError: it did not answer with a log.
         """
         path = f"{self._pod}:{JOBS_PORT}/proxy/api/jobs/{submission_id}/logs"
         text = await self._kube.get_text(path, self._headers)

@@ -1,0 +1,69 @@
+"""Which of llmbatch's errors an answer of the API server is."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from aiohttp import web
+from kubernetes.aio.client import Configuration
+
+from llmbatch.cluster.client import KubeClient
+from llmbatch.errors import ApiServerError, ForbiddenError, RejectedError, StaleError
+
+
+def answered(status: int, text: str, work: Callable[[KubeClient], Awaitable[Any]]) -> Any:
+    """Answer every request the same way, and return what `work` makes of it."""
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(status=status, text=text)
+
+    async def run() -> Any:
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", answer)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        configuration = Configuration()
+        configuration.host = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        kube = KubeClient(configuration)
+        try:
+            return await work(kube)
+        finally:
+            await kube.close()
+            await runner.cleanup()
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "error"),
+    [
+        (200, "<html>Please log in</html>", ApiServerError),
+        (200, '{"items": [', ApiServerError),
+        (408, "{}", ApiServerError),
+        (429, "{}", ApiServerError),
+        (503, "upstream connect error", ApiServerError),
+        (401, "{}", ForbiddenError),
+        (403, "{}", ForbiddenError),
+        (422, "{}", RejectedError),
+    ],
+)
+def test_the_class_says_whether_to_try_again(status: int, text: str, error: type[Exception]):
+    with pytest.raises(error):
+        answered(status, text, lambda kube: kube.get("/api/v1/pods"))
+
+
+def test_an_object_that_is_not_there_is_none():
+    assert answered(404, "{}", lambda kube: kube.get("/api/v1/pods")) is None
+
+
+def test_a_change_of_what_has_changed_is_to_be_decided_again():
+    with pytest.raises(StaleError):
+        answered(409, "{}", lambda kube: kube.replace("/api/v1/pods/a", {}))
+
+
+def test_a_field_that_another_manager_owns_is_the_users_to_mend():
+    conflict = '{"message": "Apply failed with 1 conflict: conflict with \\"kubectl\\": .spec.shardRows"}'
+    with pytest.raises(RejectedError, match=r"conflict with \"kubectl\": .spec.shardRows"):
+        answered(409, conflict, lambda kube: kube.apply("/api/v1/pods/a", {}))
