@@ -25,7 +25,7 @@ from llmbatch.controller.jobs import Jobs
 from llmbatch.controller.metrics import Metrics
 from llmbatch.controller.runner import Tools
 from llmbatch.controller.toggles import wake_on_change_only
-from llmbatch.controller.watch import NO_KUBERAY_SECONDS, Watch
+from llmbatch.controller.watch import ABSENT_SECONDS, Watch
 from llmbatch.core.job.children.names import JOB_LABEL
 from llmbatch.core.job.snapshot import OperatorSettings
 from llmbatch.errors import ApiServerError, UserError
@@ -157,11 +157,11 @@ class Operator:
                     warned = True
             except ApiServerError as error:
                 logger.debug("%s was not looked for: %s", what, error)
-                await asyncio.sleep(NO_KUBERAY_SECONDS)
+                await asyncio.sleep(ABSENT_SECONDS)
                 continue
             asked.set()
             if not there:
-                await asyncio.sleep(NO_KUBERAY_SECONDS)
+                await asyncio.sleep(ABSENT_SECONDS)
         if waited:
             logger.warning("%s is there now: ending, to watch it after the next start", what)
             stop.set()

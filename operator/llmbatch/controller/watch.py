@@ -16,8 +16,8 @@ from llmbatch.core.job.snapshot import NodeObservation, RayClusterObservation
 
 KUBERAY_SECONDS = 300.0
 """How long the answer that KubeRay is installed holds."""
-NO_KUBERAY_SECONDS = 5.0
-"""How long the answer that it is not holds."""
+ABSENT_SECONDS = 5.0
+"""How long the answer that it is not holds, and how often a definition is looked for that is not there."""
 
 
 class JobKey(NamedTuple):
@@ -73,7 +73,7 @@ class Watch:
         now = time.monotonic()
         if self._kuberay is not None:
             asked, installed = self._kuberay
-            if now - asked < (KUBERAY_SECONDS if installed else NO_KUBERAY_SECONDS):
+            if now - asked < (KUBERAY_SECONDS if installed else ABSENT_SECONDS):
                 return installed
         installed = await self._serves(paths.RAY_GROUP, "rayclusters")
         self._kuberay = (now, installed)

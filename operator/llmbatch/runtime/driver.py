@@ -186,7 +186,7 @@ class _Attempt:
         later = self.manifest.check_inputs(files)
         if later:
             self.warnings = (*self.warnings, f"{len(later)} files came after the job began and are not read")
-        self.ids = UniqueIds(self.ledger, self.manifest)
+        self.ids = UniqueIds(self.ledger, self.manifest, self.spec.input)
         committed = sorted(self.ledger.committed())
         self.skipped = len(committed)
         todo = list(plan_splits(self.manifest.files, self.spec.input, committed, self.manifest.split_bytes))

@@ -66,7 +66,7 @@ def finalize(
     keys = sorted(ledger.committed())
     check_complete(manifest, spec, keys)
     checks_ids = spec.input.unique_ids == "check"
-    unique_ids = unique_ids or UniqueIds(ledger, manifest)
+    unique_ids = unique_ids or UniqueIds(ledger, manifest, spec.input)
     totals = _Totals()
     table = io.BytesIO()
     with pq.ParquetWriter(table, WINNER_SCHEMA, compression="zstd") as writer:

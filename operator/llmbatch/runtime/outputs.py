@@ -25,7 +25,7 @@ from llmbatch.runtime.parts import read_part, with_replaced
 from llmbatch.runtime.records import Commit
 from llmbatch.runtime.retries import is_kept, replaced_commit
 from llmbatch.runtime.rows import TOKEN_PARTS, Row, StageOutput, dumps, errors_in, from_table, outputs_in, tokens_in
-from llmbatch.runtime.shards import ShardKey
+from llmbatch.runtime.shards import ShardKey, own_id_field
 
 EXTENSIONS: dict[OutputFormat, str] = {"parquet": "parquet", "jsonl": "jsonl", "openai": "jsonl"}
 COLUMN_TYPES: dict[TaskName, pa.DataType] = {
@@ -140,7 +140,7 @@ def whole_shard(shard: ShardKey, table: pa.Table) -> pa.Table:
 
 def has_own_ids(spec: LLMBatchJobSpec) -> bool:
     """Tell whether the rows bring their ids, which may then repeat; generated ones cannot."""
-    return spec.input.format == "openai" or spec.input.id_field is not None
+    return own_id_field(spec.input) is not None
 
 
 def _sum(column: Any) -> Any:

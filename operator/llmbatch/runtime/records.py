@@ -51,7 +51,7 @@ class Commit(Document):
     completion_tokens: Annotated[int, Field(ge=0)] = 0
     """Tokens generated, all stages and rows; of a retried shard, those of the tries before as well."""
     seconds: Annotated[float, Field(ge=0)] = 0.0
-    """Seconds from the read of the shard to its commit, where known."""
+    """Replica-seconds that its rows took in all stages, in this attempt."""
     id_hashes: str = ""
     """Hashes of the ids in row order (see idindex.py); empty when ids are generated and so unique."""
     worker: str = ""

@@ -98,12 +98,17 @@ def compression(path: str) -> Compression | None:
     return next((name for suffix, name in _COMPRESSIONS.items() if path.lower().endswith(suffix)), None)
 
 
+def own_id_field(source: Input) -> str | None:
+    """Return the field of a row that holds its id; None where ids are generated."""
+    return "custom_id" if source.format == "openai" else source.id_field
+
+
 def numbers_rows(path: str, source: Input) -> bool:
     """Tell whether a reader of the file knows each row's number in the file, or just its byte.
 
     Rows cannot be numbered where a text file is read in several parts at once; that needs rows with ids.
     """
-    has_ids = source.format == "openai" or source.id_field is not None
+    has_ids = own_id_field(source) is not None
     return not (source.format in ("jsonl", "openai") and has_ids and compression(path) is None)
 
 

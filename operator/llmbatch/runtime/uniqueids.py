@@ -9,9 +9,10 @@ import numpy as np
 from llmbatch.errors import DuplicateIdError
 from llmbatch.runtime.idindex import Hashes, IdIndex, decode_hashes, hash_id
 from llmbatch.runtime.parts import ids_in, read_part
-from llmbatch.runtime.shards import ShardKey
+from llmbatch.runtime.shards import ShardKey, own_id_field
 
 if TYPE_CHECKING:
+    from llmbatch.api.job import Input
     from llmbatch.runtime.ledger import Ledger
     from llmbatch.runtime.records import Commit, Manifest
 
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
 class UniqueIds:
     """Checks each commit against all before it. Needs 8 bytes of memory a row; see `IdIndex`."""
 
-    def __init__(self, ledger: Ledger, manifest: Manifest) -> None:
+    def __init__(self, ledger: Ledger, manifest: Manifest, source: Input) -> None:
         self._ledger = ledger
         self._manifest = manifest
+        self._id_field = own_id_field(source)
         self._index = IdIndex()
 
     def add(self, commit: Commit) -> None:
@@ -59,14 +61,11 @@ class UniqueIds:
             place = self._place(ShardKey.parse(commit.shard), position)
             if row_id in places:
                 raise DuplicateIdError.of(
-                    f"input.{self._id_field()}",
+                    f"input.{self._id_field}",
                     row_id,
                     f"ids must be unique; {places[row_id]} and {place} have it",
                 )
             places[row_id] = place
-
-    def _id_field(self) -> str:
-        return "custom_id" if self._ledger.output.format == "openai" else "idField"
 
     def _place(self, key: ShardKey, position: int) -> str:
         uri = self._manifest.files[key.file].uri

@@ -43,7 +43,7 @@ class Kube:
 def ends(asked: str, answers: list[Any], monkeypatch: pytest.MonkeyPatch) -> bool:
     """Give the answers, and return whether the operator is then told to end. kopf begins with the first real one."""
     for module in (app, watch):
-        monkeypatch.setattr(module, "NO_KUBERAY_SECONDS", 0.0)
+        monkeypatch.setattr(module, "ABSENT_SECONDS", 0.0)
 
     async def waited() -> bool:
         kube: Any = Kube(asked, answers)

@@ -49,7 +49,7 @@ def attempt(tmp_path: Path) -> Any:
     spec = run_spec(job(tmp_path, failurePolicy={"maxErrorRate": 0.04}))
     made = driver._Attempt(spec, shown.append, threading.Event(), Desired(), RunOptions())
     made.ledger = Ledger.open(spec.spec.output, spec.spec_hash, spec.job)
-    made.ids = UniqueIds(made.ledger, Manifest(spec.spec_hash, ROWS, SPLIT_BYTES, ()))
+    made.ids = UniqueIds(made.ledger, Manifest(spec.spec_hash, ROWS, SPLIT_BYTES, ()), spec.spec.input)
     made.counted = False
     shown.clear()
     return made

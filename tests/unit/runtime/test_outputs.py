@@ -277,7 +277,7 @@ def test_a_repeated_id_is_refused_naming_both_places(tmp_path, output_format):
     spec = job_spec(str(tmp_path), output_format, input={"format": "openai"})
     ledger = open_ledger(spec)
     keys = shard_keys(files=2, shards=1, rows=3)
-    unique = UniqueIds(ledger, manifest_of(keys))
+    unique = UniqueIds(ledger, manifest_of(keys), spec.input)
     first = write_shard(ledger, spec, keys[0], table_of(keys[0], ids="abc".__getitem__)).record
     second = write_shard(ledger, spec, keys[1], table_of(keys[1], ids="dcf".__getitem__)).record
     unique.add(first)
@@ -287,7 +287,7 @@ def test_a_repeated_id_is_refused_naming_both_places(tmp_path, output_format):
     with pytest.raises(DuplicateIdError) as caught:
         unique.finish()
     message = str(caught.value)
-    assert "'c'" in message
+    assert message.startswith("input.custom_id: 'c': ")
     assert "in/0.csv (split 0, shard 0, its row 2)" in message
     assert "in/1.csv (split 0, shard 0, its row 1)" in message
 
@@ -296,9 +296,9 @@ def test_an_id_twice_in_one_shard_is_refused(tmp_path):
     spec = job_spec(str(tmp_path), input={"idField": "k"})
     ledger = open_ledger(spec)
     record = write_shard(ledger, spec, KEY, table_of(KEY, ids="aba".__getitem__)).record
-    unique = UniqueIds(ledger, manifest_of([KEY]))
+    unique = UniqueIds(ledger, manifest_of([KEY]), spec.input)
     unique.add(record)
-    with pytest.raises(DuplicateIdError, match=r"^input.idField: 'a': .*its row 0\) and .*its row 2\)"):
+    with pytest.raises(DuplicateIdError, match=r"^input.k: 'a': .*its row 0\) and .*its row 2\)"):
         unique.finish()
 
 
@@ -307,7 +307,7 @@ def test_two_ids_with_one_hash_are_no_repetition(tmp_path, monkeypatch):
     monkeypatch.setattr("llmbatch.runtime.uniqueids.hash_id", lambda row_id: 7)
     spec = job_spec(str(tmp_path), input={"idField": "k"})
     ledger = open_ledger(spec)
-    unique = UniqueIds(ledger, manifest_of([KEY]))
+    unique = UniqueIds(ledger, manifest_of([KEY]), spec.input)
     unique.add(write_shard(ledger, spec, KEY, table_of(KEY, ids="abc".__getitem__)).record)
     unique.finish()
 

@@ -24,7 +24,7 @@ from llmbatch.runtime.readers.objects import ObjectFile
 from llmbatch.runtime.readers.parquet import ParquetRows, missing_runs
 from llmbatch.runtime.readers.text import CsvRecords, JsonRecords, Lines, Records
 from llmbatch.runtime.rows import SCHEMA, RowError, dumps
-from llmbatch.runtime.shards import ShardKey, Split, numbers_rows
+from llmbatch.runtime.shards import ShardKey, Split, numbers_rows, own_id_field
 
 Placed = tuple[int, Any]
 """A record and the place where it begins: a byte, a line or a row."""
@@ -128,7 +128,7 @@ class _Builder:
         self._decode = decode
         self._where = where
         self._numbered = numbers_rows(split.file.path, source)
-        self._id_field = "custom_id" if source.format == "openai" else source.id_field
+        self._id_field = own_id_field(source)
 
     def table(self, key: ShardKey, taken: Sequence[Placed], first: int, *, seekable: bool) -> pa.Table:
         """Return a shard's rows. `first` is the number in the file of the first one, where rows are numbered."""
