@@ -45,9 +45,9 @@ class Document(BaseModel):
 
 
 class StrictDocument(Document):
-    """Base of what a user writes: a number in quotes is no number, as the API server sees it."""
+    """Base of what a user writes: a number in quotes is no number, as the API server sees it, nor is `.inf`."""
 
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
 
 _Item = TypeVar("_Item")

@@ -43,8 +43,7 @@ class Memory:
     driver_silent_since: float | None = None
     """Since when the control endpoint has not answered, Unix seconds."""
     final: dict[str, Progress | None] = field(default_factory=dict)
-    """By submission id, what the log of a driver that ended says; None: nothing."""
-
+    """By its submission id, what the log of the driver that ended last says; None: nothing."""
     delivered: tuple[str, int | None, Capacity] | None = None
     """uid of the head's pod and attempt that took a Capacity last, and that Capacity."""
     log_tries: int = 0

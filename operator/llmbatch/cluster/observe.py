@@ -257,12 +257,12 @@ class Observer:
             return job
         if job.submission_id not in memory.final:
             try:
-                memory.final[job.submission_id] = await self._heads.final_progress(head, job.submission_id)
+                memory.final = {job.submission_id: await self._heads.final_progress(head, job.submission_id)}
             except HeadError:
                 memory.log_tries += 1
                 if memory.log_tries < LOG_TRIES:
                     raise
-                memory.final[job.submission_id] = None
+                memory.final = {job.submission_id: None}
             memory.log_tries = 0
         return job.model_copy(update={"final_progress": memory.final[job.submission_id]})
 

@@ -28,6 +28,7 @@ def test_a_job_that_can_run_is_valid(tmp_path: Path):
     ("change", "says"),
     [
         ({"shardRows": 0}, "spec.shardRows: '0'"),
+        ({"budget": {"maxCost": float("inf"), "prices": {"spot": 1.0, "onDemand": 3.0}}}, "spec.budget.maxCost: 'inf'"),
         ({"capacity": {}}, "spec.capacity: 'no workers': spot.max or onDemand.max must be 1 or more"),
         ({"podOverlay": {"spec": {"nodeName": "gpu-1"}}}, "spec.podOverlay.spec.nodeName: 'gpu-1'"),
     ],

@@ -258,6 +258,7 @@ def test_null_in_an_overlay_removes_a_field():
     ("overlay", "field"),
     [
         ({"kind": "Pod"}, "spec.podOverlay.kind"),
+        ({"metadata": {"labels": {1: "a"}}}, "spec.podOverlay.metadata.labels[1]"),
         ({"spec": []}, "spec.podOverlay.spec"),
         ({"spec": {"tolerationz": []}}, "spec.podOverlay.spec.tolerationz"),
         ({"spec": {"nodeName": "a"}}, "spec.podOverlay.spec.nodeName"),

@@ -165,6 +165,8 @@ def _check(overlay: Mapping[str, Any], containers: list[str]) -> None:
 
 def _check_marks(field: str, marks: Any) -> None:
     for key, value in _mapping(field, marks).items():
+        if not isinstance(key, str):
+            raise SpecError.of(f"{field}[{key}]", key, "a key must be a string: put it in quotes")
         if key.startswith(RESERVED_LABELS):
             raise SpecError.of(f"{field}[{key}]", value, f"keys under {' and '.join(RESERVED_LABELS)} are reserved")
         if not isinstance(value, str):
