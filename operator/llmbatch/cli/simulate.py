@@ -77,7 +77,7 @@ def simulate(
         float, typer.Option(min=0, help="Seconds in which the process of a replica starts, before it loads.")
     ] = PROCESS_START_SECONDS,
     gpus: Annotated[str, typer.Option(help="GPUs a replica: one number, or one a stage.")] = "1",
-    batch_rows: Annotated[int, typer.Option(min=1, help="Rows of a batch.")] = 16,
+    batch_rows: Annotated[int, typer.Option(min=1, max=65_536, help="Rows of a batch.")] = 16,
     gpus_per_node: Annotated[int, typer.Option(min=1, help="GPUs of each node of the trace.")] = 1,
     notice: Annotated[float, typer.Option(min=0, help="Seconds between the notice and the loss of a node.")] = 0.0,
     loss: Annotated[float, typer.Option(min=0, help="Seconds until a lost node is noticed.")] = LOSS_SECONDS,
@@ -143,12 +143,14 @@ def _traces(file: Path, gpus_per_node: int, seeds: int, victims: Victims, hours:
     found = [read_trace(file, gpus_per_node=gpus_per_node, seed=seed, victims=victims.value) for seed in range(seeds)]
     if found[0].end_seconds <= 0:
         raise InputError.of(str(file), "no length", "a trace that ends after 0 s: repeat the last count at its end")
-    if hours is None:
-        return found
-    longest = found[0].end_seconds / 3600
-    if not 0 < hours <= longest:
-        raise InputError.of("--hours", hours, f"more than 0, at most {longest:.4g}, the trace's length")
-    return [trace.slice(0, hours * 3600) for trace in found]
+    if hours is not None:
+        longest = found[0].end_seconds / 3600
+        if not 0 < hours <= longest:
+            raise InputError.of("--hours", hours, f"more than 0, at most {longest:.4g}, the trace's length")
+        found = [trace.slice(0, hours * 3600) for trace in found]
+    if not found[0].most_gpus:
+        raise InputError.of(str(file), "no nodes", "a trace with a node at some time: there is nothing to compare")
+    return found
 
 
 def _workload(

@@ -114,6 +114,7 @@ def test_a_picture_is_one_file_that_follows_the_theme(tmp_path: Path) -> None:
         (("--trace", TRACE, "--load", "-1"), "load of stage 1"),
         (("--trace", TRACE, "--gpus", "1.5"), "--gpus: '1.5': whole numbers"),
         (("--trace", TRACE, "--hours", "1"), "--hours: 1.0: more than 0, at most 0.08333"),
+        (("--trace", TRACE, "--start", "inf"), "start_seconds: inf: 0 s or more, and finite"),
         (("--trace", TRACE, "--gpus", "2"), "--gpus: '2': at most --gpus-per-node, 1"),
     ],
 )
@@ -129,6 +130,14 @@ def test_a_trace_without_length(tmp_path: Path) -> None:
     done = simulate("--trace", str(path))
     assert done.exit_code == 2
     assert "repeat the last count at its end" in done.output
+
+
+def test_a_trace_without_nodes(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text("time_seconds,nodes\n0,0\n600,0\n")
+    done = simulate("--trace", str(path))
+    assert done.exit_code == 2
+    assert "a trace with a node at some time" in done.output
 
 
 def test_rows_above_the_bound_are_reported_as_a_failed_measurement(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from llmbatch.errors import InputError
@@ -33,5 +34,5 @@ class Delays:
 
     def __post_init__(self) -> None:
         for name in ("begin_seconds", "start_seconds", "join_seconds", "loss_seconds"):
-            if not getattr(self, name) >= 0:
-                raise InputError.of(name, getattr(self, name), "0 s or more")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError.of(name, getattr(self, name), "0 s or more, and finite")
