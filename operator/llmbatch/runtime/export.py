@@ -15,7 +15,7 @@ import obstore
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llmbatch.api.job import Storage
+from llmbatch.api.job import OutputFormat, Storage
 from llmbatch.errors import OutputError
 from llmbatch.runtime.ledger import Ledger
 from llmbatch.runtime.parts import read_part
@@ -56,8 +56,8 @@ def export(ledger: Ledger, destination: str, ordered: bool = True, *, storage: S
         storage: How to reach the destination; the output's own options when left out.
 
     Raises:
-        OutputError: the job is not complete or has no rows, or the destination cannot be written or is called
-            .parquet and the output has lines.
+        OutputError: the job is not complete or has no rows, or the destination cannot be written or is called what
+            it would not be.
         InternalError: a part is not what was committed.
     """
     parent, _, file_name = destination.rpartition("/")
@@ -66,8 +66,8 @@ def export(ledger: Ledger, destination: str, ordered: bool = True, *, storage: S
     home = parent or ("/" if destination.startswith("/") else ".")
     folder = Folder(home, storage or ledger.output.storage, name=NAME)
     is_parquet = ledger.output.format == "parquet"
-    if file_name.endswith(".parquet") and not is_parquet:
-        raise OutputError.of(NAME, destination, f"the output is {ledger.output.format}: name a .jsonl file")
+    if (allowed := _misnamed(file_name, ledger.output.format)) is not None:
+        raise OutputError.of(NAME, destination, allowed)
     with _sink(folder, file_name) as sink:
         parts = _parts(ledger, ordered)
         if is_parquet and not _plain(file_name).endswith(".jsonl"):
@@ -77,6 +77,18 @@ def export(ledger: Ledger, destination: str, ordered: bool = True, *, storage: S
         if rows == 0:
             raise OutputError.of("output.uri", ledger.output.uri, "there are no rows to export")
     return ExportResult(destination, rows, sink.tell())
+
+
+def _misnamed(file_name: str, output_format: OutputFormat) -> str | None:
+    """Return what is allowed where a file would not be what its name says; None where it would."""
+    plain = _plain(file_name)
+    if plain.endswith(".csv"):
+        return "no CSV is written: name a .jsonl file"
+    if output_format != "parquet":
+        return f"the output is {output_format}: name a .jsonl file" if plain.endswith(".parquet") else None
+    if plain != file_name and not plain.endswith(".jsonl"):
+        return "Parquet compresses inside: name a .parquet file, or .jsonl with this ending"
+    return None
 
 
 class _Sink(io.RawIOBase):

@@ -85,6 +85,23 @@ def test_a_file_of_lines_has_the_lines_of_a_parquet_output_too(tmp_path):
     assert exported[0] == exported[1]
 
 
+@pytest.mark.parametrize(
+    ("output_format", "name", "allowed"),
+    [
+        ("parquet", "all.csv", "no CSV is written: name a .jsonl file"),
+        ("jsonl", "all.csv.gz", "no CSV is written: name a .jsonl file"),
+        ("parquet", "all.parquet.gz", "Parquet compresses inside"),
+        ("parquet", "all.zst", "Parquet compresses inside"),
+        ("jsonl", "all.parquet.zst", "name a .jsonl file"),
+    ],
+)
+def test_a_file_is_what_its_name_says(tmp_path, output_format, name, allowed):
+    ledger = finish(str(tmp_path / "out"), output_format)
+    with pytest.raises(OutputError, match=allowed):
+        export(ledger, str(tmp_path / name))
+    assert not (tmp_path / name).exists()
+
+
 def test_lines_are_not_called_parquet(tmp_path):
     ledger = finish(str(tmp_path / "out"), "jsonl")
     with pytest.raises(OutputError, match=r"all\.parquet.*name a \.jsonl file"):
