@@ -82,7 +82,7 @@ class Progress(Document):
     pools: tuple[PoolProgress, ...] = ()
     """The stages, in order."""
     gpus: int = 0
-    """GPUs in the Ray cluster now."""
+    """GPUs in the Ray cluster now; with policy `stock` nobody counts them, and it is 0."""
     useful_gpus: int | None = None
     """GPUs the job could use now; the controller asks for no more."""
     allocation_policy: str = ""

@@ -43,7 +43,7 @@ SHARDS = Figure("llmbatch_shards_committed", "counter", "Shards in the ledger.")
 REPEATED = Figure(
     "llmbatch_rows_repeated", "counter", "Rows whose shard another attempt had committed first, in this attempt."
 )
-RAY_GPUS = Figure("llmbatch_ray_gpus", "gauge", "GPUs in the Ray cluster.")
+RAY_GPUS = Figure("llmbatch_ray_gpus", "gauge", "GPUs in the Ray cluster; absent with policy stock.")
 USEFUL_GPUS = Figure("llmbatch_useful_gpus", "gauge", "GPUs the job could use now.")
 DRAINS = Figure(
     "llmbatch_drains",
@@ -136,7 +136,7 @@ def read_run(sheet: Sheet, owner: tuple[str, ...], progress: Progress) -> None:
     """Read how a run stands, its rows excepted."""
     sheet.add(owner, SHARDS, progress.shards_committed)
     sheet.add(owner, REPEATED, progress.rows_repeated)
-    sheet.add(owner, RAY_GPUS, progress.gpus)
+    sheet.add(owner, RAY_GPUS, None if progress.allocation_policy == "stock" else progress.gpus)
     sheet.add(owner, USEFUL_GPUS, progress.useful_gpus)
     for outcome, count in (
         ("clean", progress.drains.clean),

@@ -63,15 +63,19 @@ def application(token: str, desired: Desired, board: Board) -> web.Application:
         request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         given = request.headers.get("Authorization") or request.headers.get("X-Ray-Authorization") or ""
-        if not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
+        # What is no UTF-8 is no token, and no reason to fail.
+        if not hmac.compare_digest(given.encode(errors="surrogateescape"), f"Bearer {token}".encode()):
             raise web.HTTPUnauthorized(headers={"WWW-Authenticate": "Bearer"})
         return await handler(request)
 
     async def put_capacity(request: web.Request) -> web.Response:
         try:
-            desired.offer(Capacity.from_wire(await request.read()))
+            capacity = Capacity.from_wire(await request.read())
         except ValidationError as error:
             raise web.HTTPBadRequest(text=str(error)) from error
+        if not desired.offer(capacity):
+            # Its sender must not take it for delivered: its clock went back, or another one is ahead of it.
+            raise web.HTTPConflict(text=f"sequence {capacity.sequence} is older than {desired.latest().sequence}")
         return _progress(board.read())
 
     async def get_progress(request: web.Request) -> web.Response:

@@ -64,9 +64,9 @@ def test_a_capacity_goes_in_and_progress_comes_out(client, desired):
     assert desired.latest().doomed[0].address == "10.0.0.7"
 
 
-def test_an_older_capacity_changes_nothing(client, desired):
+def test_an_older_capacity_changes_nothing_and_its_sender_is_told(client, desired):
     client.ask("PUT", "/v1/capacity", {"sequence": 3, "gpusGranted": 4})
-    client.ask("PUT", "/v1/capacity", {"sequence": 2, "gpusGranted": 1})
+    assert refused(client, "PUT", "/v1/capacity", {"sequence": 2, "gpusGranted": 1}).code == 409
     assert desired.latest().gpus_granted == 4
 
 
@@ -77,7 +77,7 @@ def test_the_same_capacity_may_come_again(client, desired):
 
 
 @pytest.mark.parametrize(("method", "path"), [("PUT", "/v1/capacity"), ("GET", "/v1/progress"), ("GET", "/metrics")])
-@pytest.mark.parametrize("token", ["", "another", TOKEN + "x"])
+@pytest.mark.parametrize("token", ["", "another", TOKEN + "x", "\xff\xfe"])
 def test_nothing_is_told_or_taken_without_the_token(client, desired, method, path, token):
     error = refused(client, method, path, {"sequence": 9} if method == "PUT" else None, token=token)
     assert error.code == 401
@@ -102,6 +102,12 @@ def test_metrics_say_what_progress_says(client):
         "llmbatch_useful_gpus 5.0",
     ):
         assert line in text.splitlines()
+
+
+def test_nobody_counts_the_gpus_of_stock_ray(client, board):
+    assert "llmbatch_ray_gpus 3.0" in client.ask("GET", "/metrics").decode()
+    board.post(Progress(state="running", allocation_policy="stock"))
+    assert "llmbatch_ray_gpus" not in client.ask("GET", "/metrics").decode()
 
 
 def test_the_end_is_known_to_be_read(client, board):
