@@ -51,7 +51,7 @@ class Signal(Document):
     """Regular expression that the message of the condition must contain."""
     kind: NoticeKind
     """advisory (may go; nothing is drained), draining (asked to leave), reclaim (killed at the deadline) or lost."""
-    lead_seconds: Annotated[float, Field(ge=0)] | None = None
+    lead_seconds: Annotated[float, Field(ge=0, le=31_536_000)] | None = None
     """Shortest time from the sign to the kill, where the object has no date of it; 0: it is under way."""
     spot_only: bool = False
     """Whether it means anything on spot capacity only; elsewhere it is an advisory."""

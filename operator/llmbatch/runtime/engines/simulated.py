@@ -168,8 +168,10 @@ def texts_of(digests: Sequence[bytes], max_tokens: int) -> tuple[list[str], list
     return texts.to_pylist(), counts.tolist(), reasons
 
 
-def instance_of(schema: dict[str, Any], digest: bytes) -> Any:
+def instance_of(schema: dict[str, Any] | bool, digest: bytes) -> Any:
     """Return a value of the plain types of a JSON schema: enum, const, object, array, string, numbers, boolean."""
+    if isinstance(schema, bool):
+        return {}
     if "const" in schema:
         return schema["const"]
     if "enum" in schema:
@@ -194,4 +196,5 @@ def instance_of(schema: dict[str, Any], digest: bytes) -> Any:
 def _number(schema: dict[str, Any], digest: bytes) -> int:
     low: int = math.ceil(schema.get("minimum", 0))
     high: int = math.floor(schema.get("maximum", low + 9))
-    return low + digest[4] % int(high - low + 1)
+    # A range may hold no whole number; then one beside it has to do.
+    return low + digest[4] % max(1, high - low + 1)

@@ -39,8 +39,19 @@ def engine_arguments(stage: Stage) -> dict[str, Any]:
 
 
 def parallel_gpus(arguments: dict[str, Any]) -> int:
-    """Return how many GPUs an engine with these arguments spreads over."""
-    return int(arguments.get("tensor_parallel_size", 1)) * int(arguments.get("pipeline_parallel_size", 1))
+    """Return how many GPUs an engine with these arguments spreads over.
+
+    Raises:
+        SpecError: a size is no number of GPUs.
+    """
+    return _size(arguments, "tensor_parallel_size") * _size(arguments, "pipeline_parallel_size")
+
+
+def _size(arguments: dict[str, Any], name: str) -> int:
+    size = arguments.get(name, 1)
+    if type(size) is not int or size < 1:
+        raise SpecError.of(f"engineArgs.{name}", size, "must be a whole number, at least 1")
+    return size
 
 
 def processor_config(stage: Stage, batch_rows: int, bounds: tuple[int, int], concurrent_blocks: int) -> Any:

@@ -66,6 +66,19 @@ def test_structured_output_follows_its_schema() -> None:
         jsonschema.validate(json.loads(answer.value), schema)
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "properties": {"anything": True}},
+        {"type": "array", "items": False},
+        {"type": "object", "properties": {"none": {"type": "integer", "minimum": 1.5, "maximum": 1.9}}},
+    ],
+)
+def test_a_schema_that_says_little_fails_no_row(schema: dict[str, Any]) -> None:
+    [answer] = engine(sampling={"jsonSchema": schema}).run([ask("x")])
+    assert isinstance(answer, StageOutput)
+
+
 @pytest.mark.parametrize(("task", "extra"), [("embed", {}), ("classify", {})])
 def test_vectors_are_normalised(task: str, extra: dict[str, Any]) -> None:
     [answer] = engine(task=task, **extra).run([ask("x")])
