@@ -43,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not token:
         sys.stderr.write(f"{TOKEN_ENV} is not set: the control endpoint needs a token\n")
         return INVALID
+    # What ends before the first look at the job must be known for this attempt's as well.
+    board.post(Progress(attempt=options.attempt or 1))
     with serving(application(token, desired, board), options.host, options.port):
         code = _attempt(options, board, desired, stop)
         board.end_was_read.wait(LINGER_SECONDS)
