@@ -10,14 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from llmbatch.api.base import KIND
-from llmbatch.errors import InputError, LLMBatchError, UserError
+from llmbatch.cli.exits import INTERRUPTED, exit_code
+from llmbatch.errors import InputError, LLMBatchError
 
 if TYPE_CHECKING:
     from llmbatch.cluster.client import KubeClient
-
-FAILED = 1
-INVALID = 2
-INTERRUPTED = 130
 
 T = TypeVar("T")
 JobName = Annotated[str, typer.Argument(help="The job.")]
@@ -35,7 +32,7 @@ def in_cluster(
     """Run `work` with a client and the namespace, and turn errors into messages and exit codes.
 
     Raises:
-        typer.Exit: 1 the cluster did not answer or refused, 2 the user changes something, 130 interrupted.
+        typer.Exit: 1 the cluster did not answer, 2 the user changes something, 3 internal error, 130 interrupted.
     """
     from llmbatch.cluster.client import KubeClient, default_namespace
 
@@ -52,7 +49,7 @@ def in_cluster(
         raise typer.Exit(INTERRUPTED) from error
     except LLMBatchError as error:
         typer.echo(f"{type(error).__name__}: {error}", err=True)
-        raise typer.Exit(INVALID if isinstance(error, UserError) else FAILED) from error
+        raise typer.Exit(exit_code(error)) from error
 
 
 async def stored_job(kube: KubeClient, namespace: str, name: str) -> dict[str, Any]:

@@ -1,6 +1,9 @@
-"""The exit codes that verbs without a cluster share."""
+"""The exit codes of every verb."""
 
 from __future__ import annotations
+
+import typer
+from rich.console import Console
 
 from llmbatch.errors import InternalError, LLMBatchError, UserError
 
@@ -10,6 +13,8 @@ INVALID = 2
 """The user changes something."""
 INTERNAL = 3
 """A contract inside llmbatch broke."""
+INTERRUPTED = 130
+"""Ctrl-C, as a shell says it."""
 
 
 def exit_code(error: LLMBatchError) -> int:
@@ -17,3 +22,10 @@ def exit_code(error: LLMBatchError) -> int:
     if isinstance(error, UserError):
         return INVALID
     return INTERNAL if isinstance(error, InternalError) else FAILED
+
+
+def stopped(error: LLMBatchError, console: Console) -> typer.Exit:
+    """Print an error, and return the exit that it means."""
+    console.print(f"[red]{type(error).__name__}[/red] ", end="")
+    console.print(str(error), markup=False, highlight=False, soft_wrap=True)
+    return typer.Exit(exit_code(error))

@@ -9,6 +9,7 @@ import typer
 from pydantic import ValidationError
 
 from llmbatch.api.job import LLMBatchJobStatus
+from llmbatch.cli.exits import INVALID
 from llmbatch.core.job.decide import decide
 from llmbatch.core.job.plan import (
     Action,
@@ -21,8 +22,6 @@ from llmbatch.core.job.plan import (
     SubmitRayJob,
 )
 from llmbatch.core.job.snapshot import Snapshot
-
-INVALID = 2
 
 
 def explain(

@@ -11,11 +11,9 @@ import typer
 import yaml
 from pydantic import ValidationError
 
+from llmbatch.cli.exits import FAILED, exit_code
 from llmbatch.core.job.snapshot import OperatorSettings
 from llmbatch.errors import LLMBatchError, SpecError
-
-FAILED = 1
-INVALID = 2
 
 
 def operator(
@@ -50,7 +48,7 @@ def operator(
         asyncio.run(run_operator(options, _settings(settings)))
     except (LLMBatchError, OSError) as error:
         typer.echo(f"{type(error).__name__}: {error}", err=True)
-        raise typer.Exit(INVALID if isinstance(error, SpecError) else FAILED) from error
+        raise typer.Exit(exit_code(error) if isinstance(error, LLMBatchError) else FAILED) from error
 
 
 def _settings(file: Path | None) -> OperatorSettings:

@@ -9,13 +9,13 @@ import typer
 import yaml
 
 from llmbatch.api.job import LLMBatchJob
+from llmbatch.cli.exits import INVALID
 from llmbatch.cli.job_file import read_job
 from llmbatch.core.job.admission import check_admission
 from llmbatch.core.job.children import build_children
 from llmbatch.core.job.snapshot import JobObservation, OperatorSettings
 from llmbatch.errors import SpecError
 
-INVALID = 2
 NO_UID = "00000000-0000-0000-0000-000000000000"
 HEADER = "# {job}: what the operator creates. Its token is random and not shown; its workers grow from here.\n"
 

@@ -15,8 +15,9 @@ from llmbatch.api.base import API_VERSION, KIND
 from llmbatch.api.job import LLMBatchJob
 from llmbatch.api.runspec import run_spec
 from llmbatch.cli.cluster import Context, Kubeconfig, Namespace, in_cluster, stored_job
+from llmbatch.cli.exits import stopped
 from llmbatch.cli.job_file import problems, read_job
-from llmbatch.cli.run import AsJson, Cpus, ObjectStoreMb, OutputUri, Report, run_here, stopped
+from llmbatch.cli.run import AsJson, Cpus, ObjectStoreMb, OutputUri, Report, run_here
 from llmbatch.errors import InputError, LLMBatchError, OutputError, SpecError
 from llmbatch.runtime.embedded import RunOptions
 

@@ -19,7 +19,7 @@ from llmbatch.api.job import LLMBatchJob
 from llmbatch.api.progress import Progress
 from llmbatch.api.runspec import RunSpec, run_spec
 from llmbatch.cli.display import one_line, render, summary
-from llmbatch.cli.exits import exit_code
+from llmbatch.cli.exits import FAILED, INTERRUPTED, stopped
 from llmbatch.cli.job_file import read_job
 from llmbatch.core.capacity.trace_formats import parse_trace
 from llmbatch.errors import InputError, LLMBatchError
@@ -28,7 +28,7 @@ from llmbatch.runtime.embedded import LocalCapacity, RunOptions
 if TYPE_CHECKING:
     from llmbatch.runtime.driver import RunResult
 
-EXIT_CODES = {"complete": 0, "failed": 1, "stopped": 130}
+EXIT_CODES = {"complete": 0, "failed": FAILED, "stopped": INTERRUPTED}
 LINE_SECONDS = 5.0
 """Without a terminal, a line is printed this often."""
 
@@ -94,13 +94,6 @@ def run_here(
         write_report(report, job, result)
         console.print(f"  report: {report}", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(EXIT_CODES[result.state])
-
-
-def stopped(error: LLMBatchError, console: Console) -> typer.Exit:
-    """Print an error, and return the exit that it means."""
-    console.print(f"[red]{type(error).__name__}[/red] ", end="")
-    console.print(str(error), markup=False, highlight=False, soft_wrap=True)
-    return typer.Exit(exit_code(error))
 
 
 def _local_capacity(file: Path, gpus_per_node: int, notice: float | None) -> LocalCapacity:

@@ -13,8 +13,9 @@ import typer
 from rich.console import Console
 
 from llmbatch.cli.display import duration
+from llmbatch.cli.exits import FAILED, stopped
 from llmbatch.core.stages.delays import LOSS_SECONDS, PROCESS_START_SECONDS, Delays
-from llmbatch.errors import InputError, InternalError, LLMBatchError, UserError
+from llmbatch.errors import InputError, LLMBatchError
 
 if TYPE_CHECKING:
     from llmbatch.cli.simulate_tables import Sheet
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from llmbatch.simulator.study import Plan
     from llmbatch.simulator.virtual import Workload
 
-FAILED = 1
-INVALID = 2
-INTERNAL = 3
 WIDTH = 110
 
 
@@ -117,10 +115,8 @@ def simulate(
         if picture is not None:
             _draw(picture, study)
             console.print(f"picture: {picture}")
-    except UserError as error:
-        raise _stopped(error, INVALID, console) from error
-    except InternalError as error:
-        raise _stopped(error, INTERNAL, console) from error
+    except LLMBatchError as error:
+        raise stopped(error, console) from error
     raise typer.Exit(FAILED if any(summary.failed for summary in study.summaries) else 0)
 
 
@@ -128,12 +124,6 @@ def _console(*, stderr: bool) -> Console:
     """Return a console; one that is no terminal is wide enough for the tables."""
     console = Console(stderr=stderr)
     return console if console.is_terminal else Console(stderr=stderr, width=WIDTH)
-
-
-def _stopped(error: LLMBatchError, code: int, console: Console) -> typer.Exit:
-    console.print(f"[red]{type(error).__name__}[/red] ", end="")
-    console.print(str(error), markup=False, highlight=False, soft_wrap=True)
-    return typer.Exit(code)
 
 
 def _traces(file: Path, gpus_per_node: int, seeds: int, victims: Victims, hours: float | None) -> list[Trace]:

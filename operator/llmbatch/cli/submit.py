@@ -9,7 +9,8 @@ import typer
 
 from llmbatch.api.base import API_VERSION, GROUP, KIND
 from llmbatch.api.job import LLMBatchJob
-from llmbatch.cli.cluster import INVALID, Context, Kubeconfig, Namespace, in_cluster
+from llmbatch.cli.cluster import Context, Kubeconfig, Namespace, in_cluster
+from llmbatch.cli.exits import INVALID
 from llmbatch.cli.job_file import read_jobs
 from llmbatch.cli.render import children_of
 from llmbatch.core.job.snapshot import OperatorSettings

@@ -8,10 +8,9 @@ from typing import Annotated
 
 import typer
 
+from llmbatch.cli.exits import INVALID
 from llmbatch.cli.job_file import Problem, read_jobs
 from llmbatch.errors import SpecError
-
-INVALID = 2
 
 
 def validate(

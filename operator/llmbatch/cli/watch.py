@@ -11,8 +11,9 @@ import typer
 from rich.console import Console
 from rich.live import Live as Screen
 
-from llmbatch.cli.cluster import FAILED, Context, JobName, Kubeconfig, Namespace, in_cluster, stored_job
+from llmbatch.cli.cluster import Context, JobName, Kubeconfig, Namespace, in_cluster, stored_job
 from llmbatch.cli.display import one_line
+from llmbatch.cli.exits import FAILED
 from llmbatch.cli.live import Live, LiveJob
 from llmbatch.cli.status import picture
 from llmbatch.errors import TransientError
