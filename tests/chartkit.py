@@ -21,6 +21,8 @@ CHART = Path(__file__).parents[1] / "charts" / "llmbatch"
 CI_VALUES = sorted(CHART.glob("ci/*-values.yaml"))
 NAMESPACE = "llmbatch-system"
 RELEASE = "llmbatch"
+PATIENCE = 180.0
+"""Longest wait for one thing, in seconds: a machine that does other work as well has its time."""
 REFUSED = ("forbidden", "Forbidden", "permissions", "Traceback", "ERROR")
 """What the log of an operator that may do all it has to do does not say."""
 PASSING = "storage is (re)initializing"
@@ -147,7 +149,7 @@ class Cluster:
         logs = sorted(self.folder.glob(f"pods/{namespace}_*/operator.log"))
         return "".join(log.read_text() for log in logs)
 
-    def wait(self, what: Callable[[], Any], seconds: float) -> Any:
+    def wait(self, what: Callable[[], Any], seconds: float = PATIENCE) -> Any:
         """Return the first true answer."""
         deadline = time.monotonic() + seconds
         while not (answer := what()):

@@ -35,7 +35,7 @@ POOL = PoolProgress(
 
 def scrape(port: int, token: str = "") -> str:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    with urlopen(Request(f"http://127.0.0.1:{port}/metrics", None, headers), timeout=10) as answer:
+    with urlopen(Request(f"http://127.0.0.1:{port}/metrics", None, headers), timeout=60) as answer:
         return bytes(answer.read()).decode()
 
 

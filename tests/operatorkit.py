@@ -42,6 +42,8 @@ SETTINGS = OperatorSettings(
     worker_memory="1Gi",
     status_seconds=1,
 )
+PATIENCE = 120.0
+"""Longest wait for one thing, in seconds: a machine that does other work as well has its time."""
 NOWHERE = {"example.com/no": "such-node"}
 _addresses = itertools.count(2)
 
@@ -128,7 +130,15 @@ class Kube:
         found = next((item for item in conditions if item["type"] == kind), {})
         return found.get("status", ""), found.get("reason", ""), found.get("message", "")
 
-    def wait(self, what: Callable[[], T], seconds: float = 60) -> T:
+    def wait_for_right(self, account: str, verb: str, group: str, resource: str) -> None:
+        """Wait until the API server grants what a Role gives a service account of the namespace."""
+        user = f"system:serviceaccount:{self.namespace}:{account}"
+        asked = {"namespace": self.namespace, "verb": verb, "group": group, "resource": resource}
+        review = {"metadata": {"namespace": self.namespace}, "spec": {"user": user, "resourceAttributes": asked}}
+        path = f"/apis/authorization.k8s.io/v1/namespaces/{self.namespace}/localsubjectaccessreviews"
+        self.wait(lambda: self.create_at(path, review)["status"]["allowed"])
+
+    def wait(self, what: Callable[[], T], seconds: float = PATIENCE) -> T:
         """Return the first true answer."""
         deadline = time.monotonic() + seconds
         while True:
@@ -170,7 +180,7 @@ def operating(
         yield operator
     finally:
         thread.loop.call_soon_threadsafe(stop.set)
-        running.result(30)
+        running.result(PATIENCE)
         thread.run(client.close())
         thread.close()
 
@@ -202,7 +212,8 @@ class Kubelet:
         self._kube = kube
         self._mark = uuid.uuid4().hex[:8]
         self._nodes: list[str] = []
-        self.address = f"127.77.{os.getpid() % 250}.{next(_addresses)}"
+        high, low = divmod(os.getpid() % 2**15, 2**8)
+        self.address = f"127.{64 + high % 64}.{low}.{next(_addresses)}"
         """Address of the heads."""
         self.may_run = threading.Event()
         """Pods are said to run only once this is set."""
@@ -270,7 +281,7 @@ class Kubelet:
             self._kube.force_delete(path)
         elif pod["status"].get("phase") == "Pending" and self.may_run.is_set():
             head = pod["metadata"]["labels"].get("ray.io/node-type") == "head"
-            address = self.address if head else "127.77.255.254"
+            address = self.address if head else "127.255.255.254"
             self._kube.patch_at(f"{path}/status", {"status": running_status(pod, address)})
 
     def _beat(self) -> None:
@@ -371,8 +382,9 @@ class HeadServer:
         if body["submission_id"] in self.jobs:
             raise web.HTTPInternalServerError(text="a job with this submission id exists")
         attempt = int(body["submission_id"].rpartition("-")[2])
-        self.jobs[body["submission_id"]] = {**body, "type": "SUBMISSION", "status": "RUNNING"}
+        # First: a test that sees the job may end it at once.
         self.board.post(Progress(state="running", attempt=attempt))
+        self.jobs[body["submission_id"]] = {**body, "type": "SUBMISSION", "status": "RUNNING"}
         return web.json_response({"submission_id": body["submission_id"]})
 
     async def _stop(self, request: web.Request) -> web.Response:

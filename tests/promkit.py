@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import socket
 import subprocess
 import time
 import urllib.parse
@@ -17,6 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
+from testbed.controlplane import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 ALERTS = ROOT / "charts/llmbatch/files/alerts.yaml"
@@ -34,7 +34,7 @@ def program(name: str) -> str:
 def promtool(*arguments: str, text: str | None = None) -> str:
     """Run promtool and return what it prints; fail the test with that when it does not succeed."""
     command = [program("promtool"), *arguments]
-    done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=300, check=False)
     if done.returncode:
         pytest.fail(f"promtool {' '.join(arguments)}:\n{done.stdout}{done.stderr}")
     return done.stdout + done.stderr
@@ -73,7 +73,7 @@ def prometheus(folder: Path, *scrapes: dict[str, Any], seconds: int = 1, hosts: 
         "scrape_configs": list(scrapes),
     }
     (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
-    address = f"127.0.0.1:{free_port()}"
+    address = f"127.0.0.1:{free_port('127.0.0.1')}"
     command = [
         program("prometheus"), f"--config.file={folder}/prometheus.yaml", f"--storage.tsdb.path={folder}/data",
         f"--web.listen-address={address}",
@@ -88,10 +88,10 @@ def prometheus(folder: Path, *scrapes: dict[str, Any], seconds: int = 1, hosts: 
         yield f"http://{address}"
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(120)
 
 
-def wait_until_ready(url: str, seconds: float = 30) -> None:
+def wait_until_ready(url: str, seconds: float = 120) -> None:
     """Wait until it answers."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -101,21 +101,15 @@ def wait_until_ready(url: str, seconds: float = 30) -> None:
     pytest.fail(f"{url} is not ready within {seconds:.0f} s")
 
 
-def wait_for_scrape(url: str, target: str = "", seconds: float = 30) -> None:
-    """Wait until a target of that scrape, or any, was scraped once."""
-    query = f'up{{job="{target}"}}==1' if target else "up==1"
+def wait_for_scrape(url: str, target: str = "", *, after: float = 0.0, seconds: float = 120) -> float:
+    """Wait until a target of that scrape, or any, was scraped after some time (Unix seconds), and return when."""
+    up = f"up{{job=~'{target or '.+'}'}}"
+    query = f"max(timestamp({up})*{up})>{after}"
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         arguments = urllib.parse.urlencode({"query": query})
-        with suppress(OSError), urllib.request.urlopen(f"{url}/api/v1/query?{arguments}", timeout=5) as answer:
-            if json.load(answer)["data"]["result"]:
-                return
+        with suppress(OSError), urllib.request.urlopen(f"{url}/api/v1/query?{arguments}", timeout=30) as answer:
+            if found := json.load(answer)["data"]["result"]:
+                return float(found[0]["value"][1])
         time.sleep(0.1)
     pytest.fail(f"{url} has not scraped {target or 'its target'} within {seconds:.0f} s")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -53,7 +53,8 @@ def watch(
         assert process.stdout is not None
         assert process.stderr is not None
         try:
-            for line in process.stdout:
+            # Ray's core may write a line of its own in between.
+            for line in (line for line in process.stdout if line.startswith("{")):
                 last = json.loads(line)
                 if not reacted and "result" not in last:
                     reacted = react(process.pid, last["progress"])

@@ -13,7 +13,7 @@ import pytest
 from draw_dashboard import ask, draw, sent
 
 from chartkit import NAMESPACE, Cluster, complaints
-from promkit import has_data, panels, program
+from promkit import has_data, panels, program, wait_for_scrape
 from walkkit import JOB, QUICKSTART, ROOT, Walk
 
 pytestmark = [pytest.mark.chart, pytest.mark.cluster, pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -25,12 +25,12 @@ CRD = "customresourcedefinition/llmbatchjobs.llmbatch.dev"
 
 def test_a_new_user_gets_what_the_documents_promise(cluster: Cluster, tmp_path: Path) -> None:
     program("prometheus")
-    cluster.kubectl("delete", CRD, "--ignore-not-found", "--timeout=60s")
+    cluster.kubectl("delete", CRD, "--ignore-not-found", "--timeout=3m")
     walk = Walk(cluster)
     with walk.scraped(tmp_path, seconds=1) as url:
         began = time.time()
         walk.to_complete(lambda: walk.show_run(tmp_path, url))
-        time.sleep(2)
+        wait_for_scrape(url, after=time.time())
         span = (began, time.time())
         empty = [
             f"{title}: {query}"
@@ -51,6 +51,6 @@ def test_a_new_user_gets_what_the_documents_promise(cluster: Cluster, tmp_path: 
     assert len({json.loads(line)["id"] for line in lines}) == len(lines) == ROWS
 
     assert JOB in walk.follow(QUICKSTART, "Uninstall")
-    cluster.wait(lambda: cluster.kubectl("get", "pods", "--all-namespaces", "--output=name") == "", 60)
+    cluster.wait(lambda: cluster.kubectl("get", "pods", "--all-namespaces", "--output=name") == "")
     assert walk.status() == status
-    cluster.kubectl("delete", "llmbatchjobs", "--all", "--timeout=60s")
+    cluster.kubectl("delete", "llmbatchjobs", "--all", "--timeout=3m")

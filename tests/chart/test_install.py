@@ -51,11 +51,11 @@ def installed(cluster: Cluster, release: str, chart: Path, into: str, values: Bo
     """A release, uninstalled in the end. Gives what Helm said."""
     try:
         yield cluster.helm(
-            "install", release, chart, "--namespace", into, "--create-namespace", "--wait", "--timeout=3m",
+            "install", release, chart, "--namespace", into, "--create-namespace", "--wait", "--timeout=5m",
             values=values,
         )  # fmt: skip
     finally:
-        cluster.helm("uninstall", release, "--namespace", into, "--wait", "--timeout=2m", "--ignore-not-found")
+        cluster.helm("uninstall", release, "--namespace", into, "--wait", "--timeout=5m", "--ignore-not-found")
 
 
 def previous_chart(folder: Path) -> Path:
@@ -98,7 +98,7 @@ def monitoring(cluster: Cluster) -> None:
         file = binaries.prometheus_crds() / f"monitoring.coreos.com_{name}.yaml"
         cluster.kubectl("apply", "--server-side", "--filename", str(file))
         cluster.kubectl(
-            "wait", "--for=condition=Established", "--timeout=30s", f"crd/{name}.monitoring.coreos.com"
+            "wait", "--for=condition=Established", "--timeout=3m", f"crd/{name}.monitoring.coreos.com"
         )  # fmt: skip
 
 
@@ -119,7 +119,7 @@ def test_a_restricted_namespace_admits_the_pod(cluster: Cluster) -> None:
         pod = {**render().one("Deployment")["spec"]["template"], "apiVersion": "v1", "kind": "Pod"}
         pod["metadata"]["name"] = "operator"
         pod["spec"]["serviceAccountName"] = "default"
-        cluster.wait(lambda: cluster.get("serviceaccount/default", "--namespace", team), 20)
+        cluster.wait(lambda: cluster.get("serviceaccount/default", "--namespace", team))
         said = cluster.kubectl(
             "create", "--dry-run=server", "--namespace", team, "--filename=-", text=yaml.safe_dump(pod)
         )  # fmt: skip
@@ -148,25 +148,25 @@ def test_the_operator_needs_no_right_that_the_chart_does_not_give(
         with installed(cluster, f"in-{into}", CHART, into, values):
             for place in (team, others):
                 cluster.apply(unschedulable("summarise"), place)
-            cluster.wait(lambda: uid(cluster, team), 60)
-            cluster.wait(lambda: cluster.condition("Stalled", "summarise", team)[0] == "True", 60)
+            cluster.wait(lambda: uid(cluster, team))
+            cluster.wait(lambda: cluster.condition("Stalled", "summarise", team)[0] == "True")
             assert "Forbidden" not in cluster.condition("Stalled", "summarise", team)[1]
             assert cluster.get("networkpolicy/summarise-ray", "--namespace", team)
             if clusterwide:
-                cluster.wait(lambda: uid(cluster, others), 60)
+                cluster.wait(lambda: uid(cluster, others))
             assert bool(uid(cluster, others)) == clusterwide
             assert complaints(cluster, into) == []
 
 
 def test_jobs_outlive_an_upgrade_and_the_release(cluster: Cluster, tmp_path: Path) -> None:
-    cluster.kubectl("delete", CRD, "--ignore-not-found", "--timeout=60s")
+    cluster.kubectl("delete", CRD, "--ignore-not-found", "--timeout=3m")
     with namespace(cluster) as into, namespace(cluster) as team:
         with installed(cluster, "llmbatch", previous_chart(tmp_path), into, SMALL):
             assert "ModelName" in columns(cluster)
             cluster.apply(unschedulable("summarise"), team)
-            before = cluster.wait(lambda: uid(cluster, team), 60)
+            before = cluster.wait(lambda: uid(cluster, team))
 
-            upgrade = ("upgrade", "llmbatch", CHART, "--namespace", into, "--wait", "--timeout=3m")
+            upgrade = ("upgrade", "llmbatch", CHART, "--namespace", into, "--wait", "--timeout=5m")
             cluster.helm(*upgrade, values=SMALL)
             assert "Model" in columns(cluster)
             deployment = cluster.get("deployment/llmbatch", "--namespace", into)
@@ -177,15 +177,15 @@ def test_jobs_outlive_an_upgrade_and_the_release(cluster: Cluster, tmp_path: Pat
             assert again["metadata"]["generation"] == deployment["metadata"]["generation"], "nothing to roll out"
             assert complaints(cluster, into) == []
 
-        cluster.wait(lambda: left_behind(cluster) == "", 60)
+        cluster.wait(lambda: left_behind(cluster) == "")
         assert cluster.get("llmbatchjobs/summarise", "--namespace", team)["status"]["attempt"] == 1
         assert uid(cluster, team) == before
 
-        other = ("install", "batch", CHART, "--namespace", into, "--wait", "--timeout=3m")
+        other = ("install", "batch", CHART, "--namespace", into, "--wait", "--timeout=5m")
         assert "invalid ownership metadata" in cluster.helm(*other, values=SMALL, check=False)
         try:
             cluster.helm(*other, "--take-ownership", values=SMALL)
-            cluster.kubectl("delete", "llmbatchjobs/summarise", "--namespace", team, "--timeout=60s")
-            cluster.wait(lambda: not uid(cluster, team), 60)
+            cluster.kubectl("delete", "llmbatchjobs/summarise", "--namespace", team, "--timeout=3m")
+            cluster.wait(lambda: not uid(cluster, team))
         finally:
-            cluster.helm("uninstall", "batch", "--namespace", into, "--wait", "--timeout=2m", "--ignore-not-found")
+            cluster.helm("uninstall", "batch", "--namespace", into, "--wait", "--timeout=5m", "--ignore-not-found")

@@ -41,7 +41,7 @@ def test_a_job_gets_its_children_and_loses_them_with_its_deletion(kubeconfig: Pa
                 assert (owner["uid"], owner["controller"]) == (uid, True), kind
             api.wait(lambda: len(api.items("Pod")) == 3)
             api.delete(KIND, "summarise")
-            api.wait(lambda: api.get(KIND, "summarise") is None and not children(api), 60)
+            api.wait(lambda: api.get(KIND, "summarise") is None and not children(api))
         assert len(made) == 6
 
 
@@ -90,7 +90,7 @@ def test_a_child_that_somebody_deletes_comes_back(kubeconfig: Path, monkeypatch:
             before = api.wait(lambda: children(api) if len(children(api)) == 6 else None)
         api.delete("NetworkPolicy", "summarise-ray")
         with operating(api):
-            api.wait(lambda: children(api).get("NetworkPolicy", before["NetworkPolicy"]) != before["NetworkPolicy"], 90)
+            api.wait(lambda: children(api).get("NetworkPolicy", before["NetworkPolicy"]) != before["NetworkPolicy"])
 
 
 def test_a_job_that_comes_again_under_its_name_is_another_job(kubeconfig: Path):
@@ -107,5 +107,5 @@ def test_a_job_that_comes_again_under_its_name_is_another_job(kubeconfig: Path):
                 cluster = api.get("RayCluster", "summarise")
                 return cluster is not None and cluster["metadata"]["ownerReferences"][0]["uid"] == uid
 
-            api.wait(mine, 60)
+            api.wait(mine)
             assert api.get("RayCluster", "summarise")["metadata"]["uid"] != first["metadata"]["uid"]

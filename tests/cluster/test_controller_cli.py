@@ -51,7 +51,7 @@ def test_submit_passes_on_what_the_api_server_refuses(kubeconfig: Path, tmp_path
 
 def test_status_and_watch_show_why_a_job_does_not_run_and_how_it_ended(kubeconfig: Path):
     with kube(kubeconfig) as api:
-        api.create(job(activeDeadlineSeconds=8))
+        api.create(job())
         with operating(api):
             api.wait(lambda: api.condition("summarise", "Stalled")[1] == "Unschedulable")
             shown = llmbatch(api, "status", "summarise").output
@@ -59,6 +59,7 @@ def test_status_and_watch_show_why_a_job_does_not_run_and_how_it_ended(kubeconfi
             assert "No node takes a head pod" in " ".join(shown.split())
             assert "Stalled" in llmbatch(api, "status").output
             assert json.loads(llmbatch(api, "status", "summarise", "--json").output)["attempt"] == 1
+            api.patch(KIND, "summarise", {"spec": {"activeDeadlineSeconds": 1}})
             watched = llmbatch(api, "watch", "summarise")
             assert watched.exit_code == 1
             assert watched.output.splitlines()[-1] == "Failed"
@@ -71,7 +72,7 @@ def test_cancel_suspends_or_deletes(kubeconfig: Path):
         with operating(api):
             api.wait(lambda: api.get("RayCluster", "summarise"))
             assert llmbatch(api, "cancel", "summarise").exit_code == 0
-            api.wait(lambda: api.condition("summarise", "Suspended")[0] == "True", 30)
+            api.wait(lambda: api.condition("summarise", "Suspended")[0] == "True")
             assert api.get("RayCluster", "summarise") is None
             llmbatch(api, "cancel", "summarise", "--delete")
             api.wait(lambda: api.get(KIND, "summarise") is None)
@@ -82,7 +83,7 @@ def test_a_job_that_ended_is_retried_by_another_job(kubeconfig: Path):
         api.create(job(activeDeadlineSeconds=1))
         assert "must have ended" in llmbatch(api, "retry-failed", "summarise").stderr
         with operating(api):
-            api.wait(lambda: api.condition("summarise", "Failed")[0] == "True", 30)
+            api.wait(lambda: api.condition("summarise", "Failed")[0] == "True")
         done = llmbatch(api, "retry-failed", "summarise")
         assert done.exit_code == 0, done.output
         made = api.job("summarise-retry-1")["spec"]

@@ -10,8 +10,10 @@ import yaml
 from testbed import binaries
 
 from clusterkit import local_cluster, missing_rights
+from llmbatch.api.base import KIND
 from llmbatch.api.crd import custom_resource_definition
 from llmbatch.cluster import paths
+from llmbatch.errors import LLMBatchError
 from operatorkit import Kube, job, kube, operating
 
 pytestmark = pytest.mark.cluster
@@ -43,6 +45,14 @@ def served(api: Kube) -> bool:
     return any(item["name"] == "rayclusters" for item in found["resources"])
 
 
+def stores_jobs(api: Kube) -> bool:
+    """Tell whether jobs can be listed: their definition is served a moment before they are stored."""
+    try:
+        return api.get_at(paths.collection(KIND, api.namespace)) is not None
+    except LLMBatchError:
+        return False
+
+
 def install(api: Kube) -> None:
     files = sorted(binaries.kuberay_crds().glob("*.yaml"))
     definitions = (yaml.safe_load(file.read_text()) for file in files)
@@ -52,7 +62,7 @@ def install(api: Kube) -> None:
 
 def waits(api: Kube) -> None:
     """Wait until a job says that it waits for KubeRay, then install that."""
-    api.wait(lambda: api.condition("summarise", "Stalled")[:2] == ("True", "KubeRayMissing"), 20)
+    api.wait(lambda: api.condition("summarise", "Stalled")[:2] == ("True", "KubeRayMissing"))
     assert "install KubeRay" in api.condition("summarise", "Stalled")[2]
     assert api.get("Secret", "summarise-token") is None
     install(api)
@@ -86,8 +96,9 @@ def test_jobs_that_are_defined_after_the_start_are_seen_with_the_next_one(bare: 
         api.delete_at(address)
         api.wait(lambda: api.get_at(paths.JOB_GROUP) is None)
         with operating(api, watch_nodes=watch_nodes) as controller:
+            api.wait(controller.ready.is_set)
             api.apply_at(address, definition)
-            api.wait(lambda: api.get_at(paths.JOB_GROUP) is not None)
+            api.wait(lambda: stores_jobs(api))
             api.wait(lambda: controller._heads._session.closed)
         with operating(api, watch_nodes=watch_nodes):
             api.create(job())

@@ -34,6 +34,7 @@ def limited(api: Kube, folder: Path) -> Path:
     }
     api.create_at(f"{rbac}/rolebindings", binding)
     path = f"/api/v1/namespaces/{api.namespace}/serviceaccounts/limited/token"
+    api.wait_for_right("limited", "get", "", "pods")
     token = api.create_at(path, {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}})
     config = yaml.safe_load(api.kubeconfig.read_text())
     config["users"] = [{"name": "limited", "user": {"token": token["status"]["token"]}}]
@@ -46,8 +47,12 @@ def limited(api: Kube, folder: Path) -> Path:
 
 def stalled(api: Kube, reason: str) -> str:
     """Wait until the job says that it stalls for a reason, and return the message."""
-    api.wait(lambda: api.condition("summarise", "Stalled")[:2] == ("True", reason))
-    return api.condition("summarise", "Stalled")[2]
+
+    def message() -> str:
+        holds, why, text = api.condition("summarise", "Stalled")
+        return text if (holds, why) == ("True", reason) else ""
+
+    return api.wait(message)
 
 
 def moves(api: Kube) -> bool:

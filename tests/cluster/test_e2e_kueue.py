@@ -22,7 +22,6 @@ pytestmark = pytest.mark.cluster
 GROUP = "/apis/kueue.x-k8s.io/v1beta2"
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 ADMISSION = "/apis/admissionregistration.k8s.io/v1"
-READY_SECONDS = 60
 ALL_ROWS = RowProgress(percentage=100.0, rows_total=10, rows_completed=10)
 QUEUE = "kueue.x-k8s.io/queue-name"
 PRIORITY = "kueue.x-k8s.io/priority-class"
@@ -43,7 +42,7 @@ def kueue(kubeconfig: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         try:
             for path, configuration in hooks.items():
                 api.apply_at(path, configuration)
-            api.wait(lambda: admits_a_flavor(api, manager), READY_SECONDS)
+            api.wait(lambda: admits_a_flavor(api, manager))
             yield kubeconfig
         finally:
             for path in hooks:
@@ -130,8 +129,8 @@ def holds(item: dict[str, Any], kind: str) -> bool:
 
 def runs(api: Kube, server: HeadServer, name: str, attempt: int = 1) -> str:
     submission = f"{api.job(name)['metadata']['uid']}-{attempt}"
-    api.wait(lambda: submission in server.jobs, 60)
-    api.wait(lambda: api.condition(name, "Running")[0] == "True", 30)
+    api.wait(lambda: submission in server.jobs)
+    api.wait(lambda: api.condition(name, "Running")[0] == "True")
     return submission
 
 
@@ -141,9 +140,9 @@ def test_a_job_waits_for_its_quota_runs_and_gives_it_back(kueue: Path):
         nodes.may_run.clear()
         api.create(queued("summarise", nodes))
         with operating(api), head(api, nodes) as server:
-            api.wait(lambda: api.condition("summarise", "ClusterReady")[1] == "Queued", 30)
+            api.wait(lambda: api.condition("summarise", "ClusterReady")[1] == "Queued")
             assert "queue gpus" in api.condition("summarise", "ClusterReady")[2]
-            api.wait(lambda: workload(api, "summarise"), 30)
+            api.wait(lambda: workload(api, "summarise"))
             assert not holds(workload(api, "summarise"), "Admitted")
             assert api.job("summarise")["status"]["phase"] == "Pending"
             assert api.items("Pod") == []
@@ -152,8 +151,8 @@ def test_a_job_waits_for_its_quota_runs_and_gives_it_back(kueue: Path):
             submission = runs(api, server, "summarise")
             assert holds(workload(api, "summarise"), "Admitted")
             server.end(submission, Progress(state="complete", rows=ALL_ROWS))
-            api.wait(lambda: api.condition("summarise", "Complete")[0] == "True", 30)
-            api.wait(lambda: workload(api, "summarise") == {}, 90)
+            api.wait(lambda: api.condition("summarise", "Complete")[0] == "True")
+            api.wait(lambda: workload(api, "summarise") == {})
 
 
 def test_a_job_of_higher_priority_takes_the_cluster_and_nothing_counts_against_the_other(kueue: Path):
@@ -166,9 +165,9 @@ def test_a_job_of_higher_priority_takes_the_cluster_and_nothing_counts_against_t
             nodes.may_run.set()
             runs(api, server, "slow")
             api.create(queued("urgent", nodes, **{PRIORITY: "high"}))
-            api.wait(lambda: holds(workload(api, "urgent"), "Admitted"), 60)
-            api.wait(lambda: api.condition("slow", "ClusterReady")[1] == "Queued", 30)
-            api.wait(lambda: api.job("slow")["status"]["interruptions"] == 1, 30)
+            api.wait(lambda: holds(workload(api, "urgent"), "Admitted"))
+            api.wait(lambda: api.condition("slow", "ClusterReady")[1] == "Queued")
+            api.wait(lambda: api.job("slow")["status"]["interruptions"] == 1)
             status = api.job("slow")["status"]
             assert (status["failures"], (status.get("preemptions") or {}).get("total", 0)) == (0, 0)
             assert status["phase"] == "Pending"
@@ -181,7 +180,7 @@ def test_a_job_of_higher_priority_takes_the_cluster_and_nothing_counts_against_t
 @pytest.mark.timeout(900)
 def test_rows_on_real_ray_wait_for_the_quota_and_outlive_its_loss(kueue: Path, store: Store, tmp_path: Path):
     with world(kueue, store, tmp_path) as (rows, controller, _):
-        rows.fill(50)
+        rows.fill(80)
         rows.come("on-demand")
         rows.come("spot")
         document = rows.job(seconds_per_row=1, workers=1)

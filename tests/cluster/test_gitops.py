@@ -64,7 +64,7 @@ def test_a_second_sync_of_a_job_changes_nothing(kubeconfig: Path):
         sync(api, manifest)
         with operating(api):
             api.wait(lambda: api.condition("summarise", "Stalled")[1] == "Unschedulable")
-            assert drift(api, manifest) == ""
+        assert drift(api, manifest) == ""
         before = versions(api)
         sync(api, manifest)
         assert versions(api) == before
@@ -78,10 +78,10 @@ def test_a_sync_of_a_finished_job_runs_nothing(kubeconfig: Path):
         with operating(api), head(api, nodes) as server:
             nodes.may_run.set()
             submission = f"{api.job('summarise')['metadata']['uid']}-1"
-            api.wait(lambda: submission in server.jobs, 40)
+            api.wait(lambda: submission in server.jobs)
             server.end(submission, Progress(state="complete", rows=ALL_ROWS))
             api.wait(lambda: api.condition("summarise", "Complete")[0] == "True")
-            api.wait(lambda: api.get("RayCluster", "summarise") is None, 30)
+            api.wait(lambda: api.get("RayCluster", "summarise") is None)
         before = versions(api)
         with operating(api) as operator:
             sync(api, manifest)
@@ -110,7 +110,7 @@ def test_an_example_is_valid_for_the_tools_own_definitions(kubeconfig: Path, pat
         documents = yaml.safe_load_all(path.read_text())
         for document in (found for found in documents if found["kind"] not in WITHOUT_DEFINITION):
             here = {**document, "metadata": {**document["metadata"], "namespace": api.namespace}}
-            api.wait(lambda given=here: dry_run(api, given), 20)
+            api.wait(lambda given=here: dry_run(api, given))
 
 
 def dry_run(api: Kube, given: dict[str, Any]) -> bool:

@@ -58,9 +58,9 @@ def start_head(api: Kube, labels: dict[str, str]) -> None:
 
 
 def start_job(api: Kube) -> None:
-    """Create a job whose status was written two minutes ago."""
+    """Create a job whose status was written two hours ago."""
     stored = api.create(job())
-    then = rfc3339(time.time() - 120)
+    then = rfc3339(time.time() - 7200)
     status = LLMBatchJobStatus(
         phase="Running",
         attempt=1,
@@ -81,6 +81,7 @@ def without_rights(api: Kube, folder: Path) -> Path:
     subject = {"kind": "ServiceAccount", "name": "reader", "namespace": api.namespace}
     role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "reader"}
     api.create_at(f"{rbac}/rolebindings", {"metadata": {"name": "reader"}, "subjects": [subject], "roleRef": role})
+    api.wait_for_right("reader", "list", "llmbatch.dev", "llmbatchjobs")
     token = api.create_at(f"{core}/serviceaccounts/reader/token", {"spec": {}})["status"]["token"]
     config: dict[str, Any] = yaml.safe_load(api.kubeconfig.read_text())
     for user in config["users"]:
@@ -97,10 +98,10 @@ def test_status_reads_the_head_where_the_caller_may(testbed_gateway: str, kubeco
         try:
             start_job(api)
             start_head(api, labels)
-            api.wait(lambda: "43,210 / 99,000" in llmbatch(api, api.kubeconfig, "status", "summarise"), 60)
+            api.wait(lambda: "43,210 / 99,000" in llmbatch(api, api.kubeconfig, "status", "summarise"))
             shown = llmbatch(api, without_rights(api, tmp_path), "status", "summarise")
             assert "42,000 of 99,000" in shown
-            assert "these figures are 2m" in shown
+            assert "these figures are 2h" in shown
             assert "forbidden" in shown
             api.delete(KIND, "summarise")
         finally:

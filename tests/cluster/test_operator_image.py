@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -17,13 +16,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from testbed.controlplane import free_port
 
 from imagekit import REPOSITORY, USER, Store, build_operator, confined, missing
 from llmbatch import __version__
 
 pytestmark = pytest.mark.cluster
 LARGEST_MEGABYTES = 200
-READY_SECONDS = 60
+READY_SECONDS = 180
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_it_is_small(root: Path):
 def test_it_serves_a_cluster_from_a_read_only_file_system(
     root: Path, environment: dict[str, str], kubeconfig: Path, tmp_path: Path
 ):
-    port = free_port()
+    port = free_port("127.0.0.1")
     command = confined(
         root, "llmbatch", "operator", "--kubeconfig", "/tmp/kubeconfig", "--port", str(port),
         given=[self_contained(kubeconfig, tmp_path)],
@@ -111,7 +111,7 @@ def test_it_serves_a_cluster_from_a_read_only_file_system(
             assert uid == USER.partition(":")[0]
         finally:
             process.terminate()
-        assert process.wait(30) == 0, (tmp_path / "log").read_text()
+        assert process.wait(READY_SECONDS) == 0, (tmp_path / "log").read_text()
 
 
 def exists(root: Path, name: str) -> bool:
@@ -133,12 +133,6 @@ def self_contained(kubeconfig: Path, folder: Path) -> Path:
     copy = folder / "kubeconfig"
     copy.write_text(yaml.safe_dump(document))
     return copy
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:

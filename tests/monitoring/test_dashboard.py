@@ -16,7 +16,7 @@ from dashboardkit import Operator, budgeted
 from llmbatch.runtime.control import serving
 from promkit import at, has_data, panels, program, prometheus, wait_for_scrape
 
-PASSES, NOTICE_AT, SECONDS_A_PASS = 60, 25, 0.2
+PASSES, NOTICE_AT, SECONDS_A_PASS, PASSES_A_SCRAPE = 60, 25, 0.2, 5
 WINDOW = "5s"
 
 
@@ -30,12 +30,14 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Any:
         serving(operator.app, "127.0.0.1", 0) as port,
         prometheus(tmp_path_factory.mktemp("tsdb"), at(f"127.0.0.1:{port}")) as url,
     ):
-        wait_for_scrape(url)
+        scraped = wait_for_scrape(url)
         for number in range(PASSES):
             if number == NOTICE_AT:
                 operator.preempt()
             operator.step()
             time.sleep(SECONDS_A_PASS)
+            if number % PASSES_A_SCRAPE == 0:
+                scraped = wait_for_scrape(url, after=scraped)
         yield url, (began, time.time())
 
 

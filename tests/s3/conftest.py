@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from testbed.controlplane import free_port
 
 from s3kit import FaultProxy, S3Server, running_proxy
 
@@ -19,9 +20,7 @@ from s3kit import FaultProxy, S3Server, running_proxy
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[S3Server]:
     """Moto's server in a process of its own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port("127.0.0.1")
     command = shutil.which("moto_server", path=str(Path(sys.executable).parent))
     assert command is not None, "moto[server] is a development dependency"
     process = subprocess.Popen(
@@ -38,14 +37,14 @@ def s3_server() -> Iterator[S3Server]:
 
 
 def _wait_until_it_listens(port: int, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         assert process.poll() is None, "moto_server ended"
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.05)
-    raise AssertionError("moto_server did not listen within 60 s")
+    raise AssertionError("moto_server did not listen within 120 s")
 
 
 @pytest.fixture(autouse=True)

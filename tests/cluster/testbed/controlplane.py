@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import itertools
 import os
 import secrets
 import signal
@@ -19,6 +21,9 @@ import yaml
 from testbed import binaries
 
 START_SECONDS = 120.0
+_PORTS = range(20_000, 32_000)
+_first = os.getpid() * 97 % len(_PORTS)  # so that processes which start together look at different ones
+_ports = itertools.cycle([*_PORTS[_first:], *_PORTS[:_first]])
 
 
 class ControlPlane:
@@ -65,7 +70,7 @@ class ControlPlane:
             "--use-service-account-credentials=true",
             "--leader-elect=false",
             "--controllers=*,-cloud-node-lifecycle-controller,-service-lb-controller",
-            "--node-monitor-grace-period=20s",
+            "--node-monitor-grace-period=40s",
             "--concurrent-gc-syncs=4",
         )
         self._start(
@@ -197,8 +202,12 @@ def end_with_parent() -> None:
 
 
 def free_port(address: str) -> int:
-    """Return a port of this machine's address that nobody listens on."""
-    with socket.socket() as found:
-        found.bind((address, 0))
-        port: int = found.getsockname()[1]
-        return port
+    """Return a port of this machine's address that nobody listens on, each time another one.
+
+    It lies below those that the kernel gives to connections: one of these may take it before it is listened on.
+    """
+    for port in _ports:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((address, port))
+            return port
+    raise AssertionError("the ports do not end")
