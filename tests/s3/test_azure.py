@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
+from testbed.controlplane import free_port
 
 from llmbatch.api.job import Storage
 from llmbatch.errors import OutputError
@@ -31,9 +32,7 @@ def storage() -> Iterator[Storage]:
     program = shutil.which("azurite-blob")
     if program is None:
         pytest.skip("azurite-blob is not on the path")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port("127.0.0.1")
     options = ["--inMemoryPersistence", "--silent", "--skipApiVersionCheck", "--blobPort", str(port)]
     with subprocess.Popen([program, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
@@ -45,13 +44,13 @@ def storage() -> Iterator[Storage]:
 
 
 def wait_until_it_listens(port: int) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.05)
-    raise AssertionError("azurite-blob did not listen within 60 s")
+    raise AssertionError("azurite-blob did not listen within 120 s")
 
 
 def make_container(port: int, name: str) -> None:
