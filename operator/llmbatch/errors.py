@@ -80,7 +80,7 @@ class JobFailedError(LLMBatchError):
 
 
 class ErrorRateError(JobFailedError):
-    """More rows failed than `failurePolicy.maxErrorRate` allows. Read the error rows, then fix or allow."""
+    """More rows failed than `failurePolicy.maxErrorRate` allows. Mend the cause and retry them, or allow more."""
 
 
 class TransientError(LLMBatchError):

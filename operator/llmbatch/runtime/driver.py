@@ -291,7 +291,8 @@ class _Attempt:
         if error_rate_exceeded(self.tally.failed, self.tally.rows, self._rows_total(), limit, finished=finished):
             raise ErrorRateError(
                 f"failurePolicy.maxErrorRate: {self.tally.failed} of {self.tally.rows} rows failed, "
-                f"more than the {limit:.2%} allowed; read the error column of the output, then fix or allow"
+                f"more than the {limit:.2%} allowed; read the error column of the output, mend the cause and run "
+                "`llmbatch retry-failed`, or allow more"
             )
 
     def _rows_total(self) -> int | None:
