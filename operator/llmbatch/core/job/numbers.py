@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from llmbatch.api.job import (
@@ -20,6 +21,8 @@ from llmbatch.core.job.times import rfc3339, unix
 
 RECENT = 10
 SECONDS_AN_HOUR = 3600.0
+COST_DIGITS = 6
+"""Digits of a cost after the point: half a minute of a worker for a cent an hour is 0.00008."""
 
 
 def merged_rows(stored: RowProgress | None, now: RowProgress) -> RowProgress:
@@ -96,12 +99,13 @@ def accrued_cost(
 ) -> float | None:
     """Return the cost so far, in the currency of the prices: worker hours since the status was last brought up to date.
 
-    A worker costs from its creation on, once it has a node. One that came and went between two updates of the status
+    A worker costs from its creation on, once it has a node. Whole seconds count, since the status knows no others: what
+    is left of a second counts the next time, and once. One that came and went between two updates of the status
     is missed; a preemption or a resize brings about an update.
     """
     if prices is None:
         return status.estimated_cost
-    last = unix(status.updated_at)
+    last, now = unix(status.updated_at), math.floor(now)
     cost = status.estimated_cost or 0.0
     for worker in workers:
         if worker.pod.node is None:
@@ -109,7 +113,7 @@ def accrued_cost(
         start = worker.pod.created_at if last is None else max(last, worker.pod.created_at)
         price = prices.spot if worker.spot else prices.on_demand
         cost += price * max(0.0, now - start) / SECONDS_AN_HOUR
-    return round(cost, 4)
+    return round(cost, COST_DIGITS)
 
 
 def ready_gpus(workers: Sequence[Worker], spec: LLMBatchJobSpec) -> int:

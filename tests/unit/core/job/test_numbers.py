@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from controllerkit import NOW, SETTINGS, job, running_snapshot
+from llmbatch.api.job import LLMBatchJobStatus, Prices
 from llmbatch.core.job.decide import decide
+from llmbatch.core.job.facts import workers
+from llmbatch.core.job.numbers import accrued_cost
 from llmbatch.core.job.snapshot import NodeObservation, Notice
 from llmbatch.core.job.times import rfc3339
 
@@ -55,3 +60,14 @@ def test_numbers_follow_soon_in_a_young_job_and_cost_few_writes_in_an_old_one():
     assert [is_written(300, 99), is_written(300, 100)] == [False, True]
     assert [is_written(90_000, 299), is_written(90_000, 300)] == [False, True]
     assert is_written(300, 10, status_seconds=10)
+
+
+def test_an_hour_costs_its_price_however_often_it_is_written_down():
+    prices = Prices(spot=0.01, on_demand=0.03)
+    [worker] = [worker for worker in workers(running_snapshot()) if worker.pod.name == "w0"]
+    stored = LLMBatchJobStatus(updated_at=rfc3339(NOW), estimated_cost=0.0)
+    for write in range(1, 121):
+        now = NOW + 30 * write + 0.9 * (write % 2)
+        cost = accrued_cost(stored, prices, [worker], now)
+        stored = LLMBatchJobStatus(updated_at=rfc3339(now), estimated_cost=cost)
+    assert stored.estimated_cost == pytest.approx(0.01, rel=0.01)
