@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from controllerkit import pod, progress, running_snapshot, running_status
+from controllerkit import pod, progress, ray_job, running_snapshot, running_status
 from llmbatch.api.job import CapacityStatus
 from llmbatch.api.progress import Progress
 from llmbatch.controller.metrics import JobFigures, Recovery
-from llmbatch.core.job.snapshot import Notice, PodObservation, RuntimeObservation
+from llmbatch.core.job.snapshot import Notice, PodObservation, RayApiObservation, RuntimeObservation
 from metricskit import OWNER, Operator, counted, families, operator_text, runtime_text, snapshot, value
 from promkit import promtool
 
@@ -43,6 +43,15 @@ def test_a_job_that_goes_takes_its_series_along(operator):
     text = operator_text(operator)
     assert "job_name" not in text
     assert value(text, "llmbatch_jobs", phase="Running") == 0
+
+
+def test_a_head_that_outlives_its_driver_shows_no_replicas(operator):
+    last = ray_job("SUCCEEDED", exit_code=0, final_progress=snapshot().runtime.progress)
+    kept = snapshot(ray=RayApiObservation(reachable=True, jobs=(last,)), runtime=RuntimeObservation())
+    operator.jobs[:] = [JobFigures.of(kept, kept.job.status)]
+    text = operator_text(operator)
+    assert value(text, "llmbatch_rows_total", result="succeeded", **OWNER) == 39
+    assert "llmbatch_stage_" not in text
 
 
 def test_without_a_driver_a_job_keeps_its_rows_and_loses_its_stages(operator):

@@ -18,7 +18,7 @@ from llmbatch import __version__
 from llmbatch.api.job import LLMBatchJobStatus
 from llmbatch.api.progress import Progress
 from llmbatch.core.figures import JOB_LABELS, RUN_FIGURES, Figure, Sheet, read_rows, read_run
-from llmbatch.core.job.facts import Worker, present_progress, workers, workers_to_count
+from llmbatch.core.job.facts import Worker, driver_lives, present_progress, workers, workers_to_count
 from llmbatch.core.job.numbers import merged_rows
 from llmbatch.core.job.phase import Phase
 from llmbatch.core.job.snapshot import Snapshot
@@ -132,7 +132,8 @@ class JobFigures:
         return cls(
             owner=(job.namespace, job.name),
             status=status,
-            progress=progress,
+            # The last word of a driver that ended is of pools that are no more.
+            progress=progress if driver_lives(snapshot) else None,
             workers=Count((_market(worker), _state(worker)) for worker in workers(snapshot)),
             gpus_per_worker=0 if job.spec is None else job.spec.worker_gpus(),
             max_cost=None if job.spec is None or job.spec.budget is None else job.spec.budget.max_cost,
