@@ -63,7 +63,7 @@ def intend(draft: Draft, attempt: int) -> None:
     """Write down an attempt and the name of its RayCluster. Nothing is done for it before that is stored."""
     name = cluster_name(draft.snapshot.job.name)
     draft.update(attempt=attempt, attempt_started_at=None, ray_cluster_name=name, pausing_since=None)
-    _without_rate(draft)
+    _without_driver(draft)
     if draft.condition("ClusterReady") is None:
         draft.set("ClusterReady", False, HEAD_NOT_READY)
     draft.because(f"attempt {attempt} is written down before anything is done for it")
@@ -106,16 +106,16 @@ def at_rest(draft: Draft, reason: str) -> None:
     draft.set("Running", False, reason)
     draft.set("ClusterReady", False, reason)
     draft.clear("Degraded", reason)
-    draft.update(stages=resting(draft.field("stages")))
-    _without_rate(draft)
+    _without_driver(draft)
     capacity = draft.field("capacity")
     if capacity is not None:
         nothing = {"workers_wanted": 0, "fallback_workers": 0, "fallback_since": None}
         draft.update(capacity=capacity.model_copy(update=nothing))
 
 
-def _without_rate(draft: Draft) -> None:
-    """Take back the time left: it was that of a driver that runs no more."""
+def _without_driver(draft: Draft) -> None:
+    """Take back replicas, rates and the time left: they were those of a driver that runs no more."""
+    draft.update(stages=resting(draft.field("stages")))
     rows = draft.field("progress")
     if rows is not None:
         draft.update(progress=rows.model_copy(update={"estimated_remaining_seconds": None}))
