@@ -2,7 +2,8 @@
 
 KubeRay 1.6 counts every pod of a group, terminating ones too, except those named in `workersToDelete`; and where it
 has too many it takes any. So a worker on notice is made up for by a larger size while it still runs, one that
-terminates is named, and whatever is to shrink is named as well.
+terminates is named, and whatever is to shrink is named as well. A pod that KubeRay has made and that is not seen yet
+cannot be named: the group shrinks by it once it is.
 """
 
 from __future__ import annotations
@@ -64,8 +65,9 @@ def size_workers(snapshot: Snapshot, spec: LLMBatchJobSpec) -> Sizing:
     told = shrinking(snapshot)
     mix = plan_capacity(_situation(snapshot, spec, found, told))
     targets = {SPOT_GROUP: mix.spot, ON_DEMAND_GROUP: mix.on_demand}
+    asked = {group.name: group.replicas for group in snapshot.cluster.groups} if snapshot.cluster else {}
     groups = {
-        name: group_size([worker for worker in found if worker.pod.group == name], target, told)
+        name: group_size([worker for worker in found if worker.pod.group == name], target, told, asked.get(name, 0))
         for name, target in targets.items()
     }
     ready = sum(worker.useful for worker in found)
@@ -78,13 +80,14 @@ def size_workers(snapshot: Snapshot, spec: LLMBatchJobSpec) -> Sizing:
     )
 
 
-def group_size(found: Sequence[Worker], target: int, told: frozenset[str] = frozenset()) -> GroupSize:
+def group_size(found: Sequence[Worker], target: int, told: frozenset[str] = frozenset(), asked: int = 0) -> GroupSize:
     """Return what KubeRay is told so that a group has `target` workers that stay.
 
     Args:
         found: The group's workers.
         target: Workers that are to stay, those that are still to come included.
         told: Workers that KubeRay was told to delete before.
+        asked: The size that KubeRay was told before.
     """
     going = {worker.pod.name for worker in found if worker.pod.terminating or worker.pod.name in told}
     noticed = [worker for worker in found if worker.doomed and worker.pod.name not in going]
@@ -96,7 +99,9 @@ def group_size(found: Sequence[Worker], target: int, told: frozenset[str] = froz
         reason = f"{len(surplus)} of {len(staying)} workers are more than can be used"
     elif noticed:
         reason = f"{len(noticed)} on notice are made up for"
-    return GroupSize(replicas=target + len(noticed), delete=tuple(sorted(going)), reason=reason)
+    size = target + len(noticed)
+    unseen = max(0, asked - sum(worker.pod.name not in told for worker in found))
+    return GroupSize(replicas=max(size, min(asked, size + unseen)), delete=tuple(sorted(going)), reason=reason)
 
 
 def _cheapest_first(worker: Worker) -> tuple[bool, bool, float]:

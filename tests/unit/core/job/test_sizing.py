@@ -60,16 +60,27 @@ WORKERS = st.lists(
 )
 
 
-@given(WORKERS, st.integers(0, 12), st.frozensets(st.sampled_from([f"w{index}" for index in range(12)])))
+def test_a_group_does_not_shrink_by_pods_that_are_not_seen_yet():
+    """KubeRay would take any in their place."""
+    seen = [worker(f"w{index}") for index in range(4)]
+    assert group_size(seen, 4, asked=6)[:2] == (6, ())
+    new = [worker(f"new{index}", ready=False, node=None) for index in range(2)]
+    assert group_size([*seen, *new], 4, asked=6)[:2] == (4, ("new0", "new1"))
+
+
+@given(
+    WORKERS, st.integers(0, 12), st.frozensets(st.sampled_from([f"w{index}" for index in range(12)])), st.integers(0, 4)
+)
 def test_kuberay_never_chooses_and_the_group_comes_to_its_target(
-    found: list[Worker], target: int, told: frozenset[str]
+    found: list[Worker], target: int, told: frozenset[str], unseen: int
 ):
-    size = group_size(found, target, told)
+    asked = unseen + sum(worker.pod.name not in told for worker in found)
+    size = group_size(found, target, told, asked)
     counted = [worker for worker in found if worker.pod.name not in size.delete]
     # As KubeRay counts: it would take any pod if there were more than replicas.
-    assert len(counted) <= size.replicas
+    assert len(counted) + unseen <= size.replicas
     noticed = [worker for worker in counted if worker.doomed]
-    assert size.replicas - len(noticed) == target
+    assert target <= size.replicas - len(noticed) <= target + unseen
     # Nobody goes who could have stayed.
     kept = [worker for worker in counted if not worker.doomed]
     could_stay = [w for w in found if not w.doomed and w.pod.name not in told]
