@@ -7,8 +7,18 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from llmbatch.core.job.children.names import cluster_name
-from llmbatch.core.job.facts import driver_lives, head_pod, present_progress, ray_silent_seconds, workers, works
+from llmbatch.core.job.facts import (
+    driver_lives,
+    head_pod,
+    head_ready,
+    present_progress,
+    ray_silent_seconds,
+    workers,
+    works,
+)
+from llmbatch.core.job.phase import HEAD_NOT_READY
 from llmbatch.core.job.snapshot import PodObservation, Snapshot
+from llmbatch.core.job.times import since
 
 UNSCHEDULABLE_SECONDS = 5.0
 """A pod that no node takes is a stall after this long: the scheduler's first look takes less."""
@@ -117,6 +127,17 @@ def _head(snapshot: Snapshot) -> Stall | None:
     return pod_trouble(head, snapshot.now) if head is not None and not head.ready else None
 
 
+def _lost_head(snapshot: Snapshot) -> Stall | None:
+    """A head that was ready while its driver ran, and is neither back nor replaced, as on a node that is cut off."""
+    stored = {condition.type: condition for condition in snapshot.job.status.conditions}
+    ready, running = stored.get("ClusterReady"), stored.get("Running")
+    if ready is None or running is None or running.status != "True" or head_ready(snapshot):
+        return None
+    if ready.reason != HEAD_NOT_READY or since(snapshot.now, ready.last_transition_time) < SILENT_SECONDS:
+        return None
+    return Stall(HEAD_NOT_READY, "The head is not ready any more: its node may be gone, or the head hangs")
+
+
 def _workers(snapshot: Snapshot) -> Stall | None:
     """Only when none works: a job with some of its workers is degraded, not stalled."""
     found = workers(snapshot)
@@ -159,6 +180,7 @@ CHECKS: tuple[Callable[[Snapshot], Stall | None], ...] = (
     _foreign_child,
     _cluster_failure,
     _head,
+    _lost_head,
     _workers,
     _silent_head,
     _silent_driver,

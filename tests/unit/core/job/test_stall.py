@@ -96,6 +96,24 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
         "CreateContainerConfigError",
         "secret x",
     ),
+    "head that is not back": (
+        {
+            "job": job(
+                status=status(
+                    condition("ClusterReady", holds=False, reason=HEAD_NOT_READY),
+                    condition("Running", reason="DriverRunning"),
+                    attempt=1,
+                    attempt_started_at=rfc3339(NOW - 300),
+                    ray_cluster_name="summarise",
+                )
+            ),
+            "pods": (pod("head", "head", ready=False), *PODS[1:]),
+            "ray": RayApiObservation(),
+            "runtime": RuntimeObservation(),
+        },
+        "HeadNotReady",
+        "its node may be gone",
+    ),
     "no worker with a node": (
         {"pods": (PODS[0], pod("w0", **PENDING, unschedulable="0/2 nodes are available: 2 Insufficient cpu."))},
         "Unschedulable",
