@@ -49,8 +49,8 @@ RAY_ENVIRONMENT = [
     {"name": "RAY_gcs_rpc_server_reconnect_timeout_s", "value": "10"},
 ]
 SPOT_NOTICE = "aws-node-termination-handler/spot-itn"
-PATIENCE = 240.0
-"""Longest wait for one condition, in seconds: a Ray node starts in 15 s on a machine of its own."""
+PATIENCE = 480.0
+"""Longest wait for one condition, in seconds: a Ray node starts in 15 s on a machine of its own, else in minutes."""
 INPUT, OUTPUT = "in", "out"
 
 
@@ -268,7 +268,7 @@ class Controller:
     def stop(self) -> None:
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
-            self._process.wait(30)
+            self._process.wait(PATIENCE)
 
 
 class StatusChecker(threading.Thread):

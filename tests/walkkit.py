@@ -20,7 +20,7 @@ README, QUICKSTART, MONITORING = (ROOT / name for name in ("README.md", "docs/qu
 BLOCK = re.compile(r'^```(console|yaml title="prometheus.yml")\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 JOB = "summarise-corpus"
 WATCH_SECONDS = 3
-PATIENCE = 300.0
+PATIENCE = 480.0
 """Longest wait for one thing, in seconds."""
 
 

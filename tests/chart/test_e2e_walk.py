@@ -16,7 +16,7 @@ from chartkit import NAMESPACE, Cluster, complaints
 from promkit import has_data, panels, program, wait_for_scrape
 from walkkit import JOB, QUICKSTART, ROOT, Walk
 
-pytestmark = [pytest.mark.chart, pytest.mark.cluster, pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.chart, pytest.mark.cluster, pytest.mark.e2e, pytest.mark.timeout(1800)]
 ROWS = 360
 DRAINS = {"clean": 1, "late": 0, "missed": 0}
 WINDOW = "30s"

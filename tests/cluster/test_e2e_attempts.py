@@ -11,7 +11,7 @@ from e2ekit import PATIENCE, World, condition, done, preempted, world
 from llmbatch.api.base import KIND
 from llmbatch.core.job.children.names import JOB_LABEL
 
-pytestmark = [pytest.mark.cluster, pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.e2e, pytest.mark.timeout(1800)]
 WORKERS = 3
 ROWS = 360
 OWNED = ("Pod", "RayCluster", "ConfigMap", "Secret", "ServiceAccount", "NetworkPolicy", "PodDisruptionBudget")
@@ -60,7 +60,7 @@ def test_a_job_goes_on_after_every_end_but_its_own(kubeconfig: Path, store: Stor
 
         job.api.create(document)
         job.until("applied again, it begins where it was", lambda status: done(status) >= done(now))
-        ended = job.until("complete", lambda status: status.get("phase") == "Complete", 400)
+        ended = job.until("complete", lambda status: status.get("phase") == "Complete")
         assert (ended["attempt"], ended["failures"], ended["interruptions"]) == (1, 0, 0)
         job.assert_every_row_once()
         job.api.wait(lambda: not job.api.items("Pod"), PATIENCE)

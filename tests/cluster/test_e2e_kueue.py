@@ -177,7 +177,7 @@ def test_a_job_of_higher_priority_takes_the_cluster_and_nothing_counts_against_t
 
 
 @pytest.mark.e2e
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_rows_on_real_ray_wait_for_the_quota_and_outlive_its_loss(kueue: Path, store: Store, tmp_path: Path):
     with world(kueue, store, tmp_path) as (rows, controller, _):
         rows.fill(80)

@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 from testbed.store import Store
 
-from e2ekit import World, world
+from e2ekit import PATIENCE, World, world
 from llmbatch.api.base import KIND
 from operatorkit import Body
 
-pytestmark = [pytest.mark.cluster, pytest.mark.e2e]
-SECONDS = 120.0
+pytestmark = [pytest.mark.cluster, pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 
 def named(document: Body, name: str, **spec: Any) -> Body:
@@ -23,7 +22,7 @@ def named(document: Body, name: str, **spec: Any) -> Body:
 
 def told(job: World, name: str, kind: str, reason: str) -> str:
     """Wait until a job's condition is true for a reason, and return the message."""
-    job.api.wait(lambda: job.api.condition(name, kind)[:2] == ("True", reason), SECONDS)
+    job.api.wait(lambda: job.api.condition(name, kind)[:2] == ("True", reason), PATIENCE)
     return job.api.condition(name, kind)[2]
 
 
@@ -52,7 +51,7 @@ def test_what_cannot_run_is_said_and_leaves_nothing(kubeconfig: Path, store: Sto
         assert "input.uri" in message
         assert "nowhere" in message
 
-        job.api.wait(lambda: not pods_of(job, "input"), SECONDS)
+        job.api.wait(lambda: not pods_of(job, "input"), PATIENCE)
         for name in ("image", "gpus"):
             job.api.delete(KIND, name)
-        job.api.wait(lambda: not job.api.items("Pod") and not job.api.items("RayCluster"), SECONDS)
+        job.api.wait(lambda: not job.api.items("Pod") and not job.api.items("RayCluster"), PATIENCE)
