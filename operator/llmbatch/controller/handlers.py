@@ -50,7 +50,7 @@ class Handlers:
         metadata = {key: value for key, value in body["metadata"].items() if key != "managedFields"}
         key = JobKey(metadata["namespace"], metadata["name"])
         if event["type"] == "DELETED":
-            self._jobs.gone(key)
+            self._jobs.gone(key, metadata["uid"])
         else:
             self._jobs.seen(key, {**body, "metadata": metadata})
 

@@ -27,10 +27,15 @@ class Jobs:
         self._tasks: dict[JobKey, asyncio.Task[None]] = {}
 
     def seen(self, key: JobKey, body: Mapping[str, Any]) -> None:
-        """Take note of a job as a watch shows it."""
+        """Take note of a job as a watch shows it.
+
+        The events of one job come in their order, those of a namesake beside them: an earlier job's may come last.
+        """
         runner = self._runners.get(key)
         if runner is not None and runner.uid != body["metadata"]["uid"]:
-            self.gone(key)
+            if not runner.is_before(body):
+                return
+            self.gone(key, runner.uid)
             runner = None
         if runner is None:
             self._runners[key] = runner = JobRunner(key, body, self._tools)
@@ -38,10 +43,11 @@ class Jobs:
         else:
             runner.offer(body)
 
-    def gone(self, key: JobKey) -> None:
-        """End the loop of a job that is gone."""
-        runner = self._runners.pop(key, None)
-        if runner is not None:
+    def gone(self, key: JobKey, uid: str) -> None:
+        """End the loop of a job that is gone; that of a namesake goes on."""
+        runner = self._runners.get(key)
+        if runner is not None and runner.uid == uid:
+            del self._runners[key]
             runner.forget()
             self._tasks.pop(key).cancel()
 

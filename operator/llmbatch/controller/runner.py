@@ -79,6 +79,10 @@ class JobRunner:
         uid: str = self._body["metadata"]["uid"]
         return uid
 
+    def is_before(self, body: Mapping[str, Any]) -> bool:
+        """Tell whether what the loop knows of its job is older than an object, of whichever job."""
+        return _version(self._body) < _version(body)
+
     def offer(self, body: Mapping[str, Any]) -> None:
         """Take a job as a watch shows it, unless the loop knows a later one already, as after its own write."""
         if _version(body) > _version(self._body):
@@ -286,7 +290,7 @@ async def _wait(event: asyncio.Event, seconds: float) -> None:
 
 
 def _version(body: Mapping[str, Any]) -> int:
-    """Return an object's resourceVersion as a number: of one object, the greater one is the later (KEP-5504)."""
+    """Return an object's resourceVersion as a number: of one kind, the greater one is the later (KEP-5504)."""
     return int(body["metadata"]["resourceVersion"])
 
 

@@ -48,8 +48,9 @@ class Watch:
         return self._nodes_watched
 
     def ray_cluster(self, namespace: str, name: str) -> RayClusterObservation | None:
-        """Return a RayCluster that bears llmbatch's labels."""
-        return next(iter(self._values("ray_clusters", (namespace, name))), None)
+        """Return a RayCluster that bears llmbatch's labels, the later one where its predecessor is known as well."""
+        found = self._values("ray_clusters", (namespace, name))
+        return max(found, key=lambda seen: int(seen.resource_version), default=None)
 
     def pods(self, namespace: str, cluster: str) -> Iterable[ClusterPod]:
         """Return the pods of a RayCluster of that name, whichever uid it had."""

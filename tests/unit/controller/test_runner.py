@@ -246,7 +246,7 @@ def test_the_snapshot_of_a_job_is_kept_as_long_as_the_job(tmp_path: Path):
         jobs.seen(KEY, fakes.body())
         await asyncio.sleep(0)
         kept = [file.exists()]
-        jobs.gone(KEY)
+        jobs.gone(KEY, fakes.uid)
         kept.append(file.exists())
         jobs.seen(KEY, fakes.body())
         await asyncio.sleep(0)
@@ -254,6 +254,26 @@ def test_the_snapshot_of_a_job_is_kept_as_long_as_the_job(tmp_path: Path):
         return [*kept, file.exists()]
 
     assert asyncio.run(life()) == [True, False, True]
+
+
+def test_the_late_events_of_an_earlier_job_of_the_name_do_not_end_the_loop_of_the_next_one():
+    """kopf hands on the events of each object in order, and those of two objects as they come."""
+    fakes = running_job()
+
+    async def life() -> list[str]:
+        jobs, earlier = Jobs(tools(fakes)), fakes.body()
+        jobs.seen(KEY, earlier)
+        fakes.uid, fakes.version = "the-next-one", 20
+        jobs.seen(KEY, fakes.body())
+        earlier["metadata"]["resourceVersion"] = "19"
+        jobs.seen(KEY, earlier)
+        jobs.gone(KEY, earlier["metadata"]["uid"])
+        left = [runner.uid for runner in jobs._runners.values()]
+        jobs.gone(KEY, "the-next-one")
+        await jobs.close()
+        return [*left, *(runner.uid for runner in jobs._runners.values())]
+
+    assert asyncio.run(life()) == ["the-next-one"]
 
 
 def test_a_pass_goes_on_where_its_snapshot_cannot_be_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture):
