@@ -25,8 +25,8 @@ PATIENCE = 180.0
 """Longest wait for one thing, in seconds: a machine that does other work as well has its time."""
 REFUSED = ("forbidden", "Forbidden", "permissions", "Traceback", "ERROR")
 """What the log of an operator that may do all it has to do does not say."""
-PASSING = "storage is (re)initializing"
-"""What the API server answers for a moment after a kind was defined."""
+PASSING = ("storage is (re)initializing", " failed; will retry: ")
+"""What the API server answers for a moment after a kind was defined, and what kopf says of one that is slow."""
 
 
 class Rendered(list[Body]):
@@ -162,7 +162,7 @@ def complaints(cluster: Cluster, into: str) -> list[str]:
     """Return what the operators of a namespace logged of refusals and errors."""
     log = cluster.operator_log(into)
     assert log
-    lines = [line for line in log.splitlines() if PASSING not in line]
+    lines = [line for line in log.splitlines() if "Forbidden" in line or not any(word in line for word in PASSING)]
     return [line for line in lines if any(word in line for word in REFUSED)]
 
 

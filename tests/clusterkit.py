@@ -49,7 +49,7 @@ def local_cluster(folder: Path, *options: str) -> Iterator[Path]:
         yield _wait_until_ready(process, folder)
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(60)
+        process.wait(START_SECONDS)
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], folder: Path) -> Path:

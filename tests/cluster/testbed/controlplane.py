@@ -20,7 +20,7 @@ import yaml
 
 from testbed import binaries
 
-START_SECONDS = 120.0
+START_SECONDS = 240.0
 _PORTS = range(20_000, 32_000)
 _first = os.getpid() * 97 % len(_PORTS)  # so that processes which start together look at different ones
 _ports = itertools.cycle([*_PORTS[_first:], *_PORTS[:_first]])
