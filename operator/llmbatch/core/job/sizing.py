@@ -3,7 +3,8 @@
 KubeRay 1.6 counts every pod of a group, terminating ones too, except those named in `workersToDelete`; and where it
 has too many it takes any. So a worker on notice is made up for by a larger size while it still runs, one that
 terminates is named, and whatever is to shrink is named as well. A pod that KubeRay has made and that is not seen yet
-cannot be named: the group shrinks by it once it is.
+cannot be named: the group shrinks by it once it is. Nor is one named that may be gone before KubeRay reads its name:
+KubeRay makes another one for it, and that one is named.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from llmbatch.core.job.times import since, unix
 
 WARM_UP_SECONDS = 300.0
 """An attempt younger than this has no rate to plan by: its models load."""
+
+NAMING_SECONDS = 3.0
+"""A worker that terminates is named while it lasts this much longer: a name takes that long to reach a busy KubeRay."""
 
 
 class GroupSize(NamedTuple):
@@ -67,7 +71,9 @@ def size_workers(snapshot: Snapshot, spec: LLMBatchJobSpec) -> Sizing:
     targets = {SPOT_GROUP: mix.spot, ON_DEMAND_GROUP: mix.on_demand}
     asked = {group.name: group.replicas for group in snapshot.cluster.groups} if snapshot.cluster else {}
     groups = {
-        name: group_size([worker for worker in found if worker.pod.group == name], target, told, asked.get(name, 0))
+        name: group_size(
+            [worker for worker in found if worker.pod.group == name], target, snapshot.now, told, asked.get(name, 0)
+        )
         for name, target in targets.items()
     }
     ready = sum(worker.useful for worker in found)
@@ -80,16 +86,19 @@ def size_workers(snapshot: Snapshot, spec: LLMBatchJobSpec) -> Sizing:
     )
 
 
-def group_size(found: Sequence[Worker], target: int, told: frozenset[str] = frozenset(), asked: int = 0) -> GroupSize:
+def group_size(
+    found: Sequence[Worker], target: int, now: float, told: frozenset[str] = frozenset(), asked: int = 0
+) -> GroupSize:
     """Return what KubeRay is told so that a group has `target` workers that stay.
 
     Args:
         found: The group's workers.
         target: Workers that are to stay, those that are still to come included.
+        now: Unix seconds.
         told: Workers that KubeRay was told to delete before.
         asked: The size that KubeRay was told before.
     """
-    going = {worker.pod.name for worker in found if worker.pod.terminating or worker.pod.name in told}
+    going = {worker.pod.name for worker in found if worker.pod.name in told or _terminates_slowly(worker, now)}
     noticed = [worker for worker in found if worker.doomed and worker.pod.name not in going]
     staying = [worker for worker in found if not worker.doomed and worker.pod.name not in going]
     surplus = sorted(staying, key=_cheapest_first)[: max(0, len(staying) - target)]
@@ -102,6 +111,14 @@ def group_size(found: Sequence[Worker], target: int, told: frozenset[str] = froz
     size = target + len(noticed)
     unseen = max(0, asked - sum(worker.pod.name not in told for worker in found))
     return GroupSize(replicas=max(size, min(asked, size + unseen)), delete=tuple(sorted(going)), reason=reason)
+
+
+def _terminates_slowly(worker: Worker, now: float) -> bool:
+    notice = worker.notice
+    if not worker.pod.terminating or notice is None:
+        return worker.pod.terminating
+    # The pods of a machine that is gone are deleted without grace.
+    return notice.kind != "lost" and (notice.deadline is None or notice.deadline - now >= NAMING_SECONDS)
 
 
 def _cheapest_first(worker: Worker) -> tuple[bool, bool, float]:

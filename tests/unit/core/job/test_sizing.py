@@ -1,5 +1,6 @@
 """What KubeRay is told, so that the right workers stay and only named ones go."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,15 +21,29 @@ def worker(name: str, **fields: object) -> Worker:
 
 def test_a_worker_on_notice_is_made_up_for_while_it_still_runs():
     found = [worker("a", notice=NOTICE), worker("b")]
-    assert group_size(found, 2)[:2] == (3, ())
+    assert group_size(found, 2, NOW)[:2] == (3, ())
 
 
 def test_an_advisory_changes_nothing():
-    assert group_size([worker("a", notice=Notice(kind="advisory", source="rebalance"))], 1)[:2] == (1, ())
+    assert group_size([worker("a", notice=Notice(kind="advisory", source="rebalance"))], 1, NOW)[:2] == (1, ())
 
 
 def test_a_terminating_worker_is_named_so_that_its_place_is_free_at_once():
-    assert group_size([worker("a", terminating=True), worker("b")], 2)[:2] == (2, ("a",))
+    assert group_size([worker("a", terminating=True), worker("b")], 2, NOW)[:2] == (2, ("a",))
+
+
+@pytest.mark.parametrize(
+    "notice",
+    [
+        Notice(kind="lost", source="node deleted"),
+        Notice(kind="reclaim", source="pod deleted", deadline=NOW + 1),
+        Notice(kind="reclaim", source="pod deleted", deadline=NOW - 1),
+    ],
+)
+def test_one_that_may_be_gone_before_kuberay_reads_its_name_counts_until_it_is(notice: Notice):
+    """KubeRay makes another one as it goes. Were the group smaller by then, it would take any."""
+    assert group_size([worker("a", terminating=True, notice=notice), worker("b")], 1, NOW, asked=2)[:2] == (2, ())
+    assert group_size([worker("b"), worker("new", ready=False)], 1, NOW, asked=2)[:2] == (1, ("new",))
 
 
 def test_those_that_do_not_run_yet_go_first_then_the_youngest():
@@ -37,13 +52,13 @@ def test_those_that_do_not_run_yet_go_first_then_the_youngest():
         worker("young", created_at=NOW - 60),
         worker("pending", ready=False, created_at=NOW - 900),
     ]
-    assert group_size(found, 2).delete == ("pending",)
-    assert group_size(found, 1).delete == ("pending", "young")
+    assert group_size(found, 2, NOW).delete == ("pending",)
+    assert group_size(found, 1, NOW).delete == ("pending", "young")
 
 
 def test_a_worker_once_told_to_go_goes():
     found = [worker("a", ready=False), worker("b")]
-    assert group_size(found, 2, frozenset({"a"}))[:2] == (2, ("a",))
+    assert group_size(found, 2, NOW, frozenset({"a"}))[:2] == (2, ("a",))
 
 
 WORKERS = st.lists(
@@ -63,9 +78,9 @@ WORKERS = st.lists(
 def test_a_group_does_not_shrink_by_pods_that_are_not_seen_yet():
     """KubeRay would take any in their place."""
     seen = [worker(f"w{index}") for index in range(4)]
-    assert group_size(seen, 4, asked=6)[:2] == (6, ())
+    assert group_size(seen, 4, NOW, asked=6)[:2] == (6, ())
     new = [worker(f"new{index}", ready=False, node=None) for index in range(2)]
-    assert group_size([*seen, *new], 4, asked=6)[:2] == (4, ("new0", "new1"))
+    assert group_size([*seen, *new], 4, NOW, asked=6)[:2] == (4, ("new0", "new1"))
 
 
 @given(
@@ -75,7 +90,7 @@ def test_kuberay_never_chooses_and_the_group_comes_to_its_target(
     found: list[Worker], target: int, told: frozenset[str], unseen: int
 ):
     asked = unseen + sum(worker.pod.name not in told for worker in found)
-    size = group_size(found, target, told, asked)
+    size = group_size(found, target, NOW, told, asked)
     counted = [worker for worker in found if worker.pod.name not in size.delete]
     # As KubeRay counts: it would take any pod if there were more than replicas.
     assert len(counted) + unseen <= size.replicas
