@@ -64,7 +64,6 @@ def write_report(path: Path, job: LLMBatchJob, result: RunResult) -> None:
 
     progress = result.progress
     page = jinja2.Environment(autoescape=True).from_string(PAGE)
-    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
         page.render(
             name=job.metadata.name,

@@ -19,7 +19,7 @@ from llmbatch.api.job import LLMBatchJob
 from llmbatch.api.progress import Progress
 from llmbatch.api.runspec import RunSpec, run_spec
 from llmbatch.cli.display import one_line, render, summary
-from llmbatch.cli.exits import FAILED, INTERRUPTED, stopped
+from llmbatch.cli.exits import FAILED, INTERRUPTED, stopped, writing
 from llmbatch.cli.job_file import read_job
 from llmbatch.core.capacity.trace_formats import parse_trace
 from llmbatch.errors import InputError, LLMBatchError
@@ -91,7 +91,8 @@ def run_here(
     if report is not None:
         from llmbatch.cli.report import write_report
 
-        write_report(report, job, result)
+        with writing("--report", report):
+            write_report(report, job, result)
         console.print(f"  report: {report}", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(EXIT_CODES[result.state])
 

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from llmbatch.cli.display import duration
-from llmbatch.cli.exits import FAILED, stopped
+from llmbatch.cli.exits import FAILED, stopped, writing
 from llmbatch.core.stages.delays import LOSS_SECONDS, PROCESS_START_SECONDS, Delays
 from llmbatch.errors import InputError, LLMBatchError
 
@@ -110,10 +110,12 @@ def simulate(
         study = _study(trace.name, traces, workload, policy or list(Policy), rows, prices)
         _show(study, console, as_json=as_json)
         if report is not None:
-            _write(report, study)
+            with writing("--report", report):
+                _write(report, study)
             console.print(f"report: {report}")
         if picture is not None:
-            _draw(picture, study)
+            with writing("--picture", picture):
+                _draw(picture, study)
             console.print(f"picture: {picture}")
     except LLMBatchError as error:
         raise stopped(error, console) from error
@@ -286,5 +288,4 @@ def _draw(path: Path, study: _Study) -> None:
     from llmbatch.cli.simulate_pictures import spot_picture
 
     runs = {summary.policy: summary.outcomes[0].series for summary in study.summaries}
-    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(spot_picture(runs, study.bounds.clairvoyant), encoding="utf-8")

@@ -53,7 +53,6 @@ def write_page(
     import jinja2
 
     page = jinja2.Environment(autoescape=True).from_string(PAGE)
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = page.render(
         title=title, subtitle=subtitle, warnings=warnings, facts=facts, sheets=sheets, pictures=_pictures(summaries)
     )

@@ -15,6 +15,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import pydantic_core
+import yaml
 from kubernetes.aio.client import Configuration
 from kubernetes.aio.client.rest import RESTClientObject
 from kubernetes.aio.config import (
@@ -33,6 +34,9 @@ USER_AGENT = f"llmbatch/{__version__}"
 REQUEST_SECONDS = 30.0
 CONNECTIONS = 64
 """Requests under way at a time: more only queue in the API server's own fairness."""
+
+UNUSABLE = (ConfigException, OSError, yaml.YAMLError, AttributeError, LookupError, TypeError, ValueError)
+"""What the official client raises of a kubeconfig that is empty, no YAML, or of another shape."""
 
 Object = dict[str, Any]
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
@@ -62,7 +66,7 @@ class KubeClient:
         path = None if kubeconfig is None else str(kubeconfig)
         try:
             await load_kube_config(config_file=path, context=context, client_configuration=configuration)
-        except (ConfigException, OSError) as outside:
+        except UNUSABLE as outside:
             if kubeconfig is not None or context is not None:
                 raise UserError.of("kubeconfig", path or context, f"must be usable: {outside}") from outside
             try:
@@ -185,7 +189,7 @@ def default_namespace(kubeconfig: Path | None = None, context: str | None = None
     """Return the namespace of the kubeconfig's context, `default` where it names none."""
     try:
         contexts, current = list_kube_config_contexts(None if kubeconfig is None else str(kubeconfig))
-    except (ConfigException, OSError):
+    except UNUSABLE:
         return "default"
     chosen = next((item for item in contexts if item["name"] == context), current)
     namespace: str = chosen["context"].get("namespace") or "default"

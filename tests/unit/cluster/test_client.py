@@ -2,14 +2,15 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 from kubernetes.aio.client import Configuration
 
-from llmbatch.cluster.client import KubeClient
-from llmbatch.errors import ApiServerError, ForbiddenError, RejectedError, StaleError
+from llmbatch.cluster.client import KubeClient, default_namespace
+from llmbatch.errors import ApiServerError, ForbiddenError, RejectedError, StaleError, UserError
 
 
 def answered(status: int, text: str, work: Callable[[KubeClient], Awaitable[Any]]) -> Any:
@@ -67,3 +68,12 @@ def test_a_field_that_another_manager_owns_is_the_users_to_mend():
     conflict = '{"message": "Apply failed with 1 conflict: conflict with \\"kubectl\\": .spec.shardRows"}'
     with pytest.raises(RejectedError, match=r"conflict with \"kubectl\": .spec.shardRows"):
         answered(409, conflict, lambda kube: kube.apply("/api/v1/pods/a", {}))
+
+
+@pytest.mark.parametrize("text", ["", "a: b: c", "just words", "[1, 2]", "clusters: 5\ncurrent-context: a\n"])
+def test_a_kubeconfig_that_is_none_is_named(tmp_path: Path, text: str):
+    file = tmp_path / "config"
+    file.write_text(text)
+    with pytest.raises(UserError, match=f"kubeconfig: '{file}': must be usable"):
+        asyncio.run(KubeClient.connect(file))
+    assert default_namespace(file) == "default"

@@ -124,6 +124,15 @@ def test_bad_input_is_told_with_what_is_allowed(arguments: tuple[str, ...], told
     assert told in done.output
 
 
+@pytest.mark.parametrize("option", ["--report", "--picture"])
+def test_a_page_that_cannot_be_written(tmp_path: Path, option: str) -> None:
+    (tmp_path / "file").write_text("")
+    path = tmp_path / "file" / "page"
+    done = simulate("--trace", TRACE, "--load", "3", "--seeds", "1", "--policy", "fixed", option, str(path))
+    assert done.exit_code == 2
+    assert f"{option}: '{path}': a file that can be written" in done.output
+
+
 def test_a_trace_without_length(tmp_path: Path) -> None:
     path = tmp_path / "trace.csv"
     path.write_text("time_seconds,nodes\n0,5\n")
