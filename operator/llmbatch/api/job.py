@@ -186,7 +186,7 @@ class Endpoint(StrictDocument):
     requests_per_minute: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     """Rate limit of one replica."""
     max_concurrency: Annotated[int, Field(ge=1, le=4096)] = 64
-    """Requests one replica has under way at a time."""
+    """Most requests one replica has under way at a time; never more than the stage's `batchSize`."""
     timeout_seconds: Annotated[float, Field(gt=0, le=86_400)] = 600.0
     """Time limit of one request."""
     max_retries: Annotated[int, Field(ge=0, le=100)] = 8
