@@ -206,6 +206,8 @@ class _Attempt:
             return self._result("stopped", None)
         self._check_error_rate(finished=True)
         final = finalize(self.ledger, self.manifest, self.spec, datetime.now(UTC), self.ids)
+        # A split without rows is committed where it is read: of that one nothing came here.
+        self.tally.shards = final.shards
         self._report("complete")
         return self._result("complete", final)
 

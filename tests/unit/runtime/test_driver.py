@@ -10,6 +10,7 @@ import pytest
 from ray.data._internal.util import _annotate_exception_with_retry_context
 
 from jobs import job
+from ledgerkit import table_of
 from llmbatch.api.progress import Progress
 from llmbatch.api.runspec import run_spec
 from llmbatch.errors import ErrorRateError, InputError, InternalError
@@ -17,9 +18,10 @@ from llmbatch.runtime import driver
 from llmbatch.runtime.desired import Desired
 from llmbatch.runtime.embedded import RunOptions
 from llmbatch.runtime.ledger import Ledger
+from llmbatch.runtime.outputs import write_shard
 from llmbatch.runtime.pipeline import ShardResult
 from llmbatch.runtime.records import Commit, Manifest
-from llmbatch.runtime.shards import SPLIT_BYTES, ShardKey
+from llmbatch.runtime.shards import SPLIT_BYTES, InputFile, ShardKey
 from llmbatch.runtime.uniqueids import UniqueIds
 
 ROWS = 1_000
@@ -76,6 +78,16 @@ def test_the_error_rate_is_that_of_all_rows_not_of_those_read_first(attempt: Any
     assert attempt.tally.failed == 100
     with pytest.raises(ErrorRateError, match=r"200 of 4000 rows failed, more than the 4\.00% allowed"):
         follow(attempt, "earlier", [result(3, failed=100)], "new")
+
+
+def test_the_last_progress_counts_the_files_without_rows(attempt: Any) -> None:
+    keys = [ShardKey(0, 0, 0, 5, ROWS, last=True), ShardKey(1, 0, 0, 0, 0, last=True)]
+    files = tuple(InputFile(key.file, f"{key.file}.jsonl", f"in/{key.file}.jsonl", key.end, None) for key in keys)
+    attempt.manifest = Manifest(attempt.run_spec.spec_hash, ROWS, SPLIT_BYTES, files)
+    written = [write_shard(attempt.ledger, attempt.spec, key, table_of(key)) for key in keys]
+    follow(attempt, "earlier", [ShardResult(written[0].record, won=True, tokens=(0,))], "new")
+    done = attempt._conclude()
+    assert done.final["shards"] == done.progress.shards_committed == 2
 
 
 def test_what_a_source_raises_ends_the_run(attempt: Any) -> None:
