@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from ray.data._internal.execution.operators.map_transformer import MapTransformer
+from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
 from llmbatch.runtime.pools.check import missing_names
 from runkit import rows_of
@@ -126,7 +127,9 @@ def test_this_ray_has_every_private_name() -> None:
 
 def test_a_private_name_that_is_gone_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(MapTransformer, "get_transform_fns")
-    assert missing_names() == "MapTransformer.get_transform_fns"
+    monkeypatch.setattr(StreamingExecutor, "execute", lambda executor: executor._topology, raising=True)
+    missing = {"MapTransformer.get_transform_fns", "StreamingExecutor._actor_autoscaler"}
+    assert set(missing_names().split(", ")) == missing | {"StreamingExecutor._resource_manager"}
 
 
 def test_without_a_private_name_the_run_goes_on_as_stock_ray_does_and_says_so(tmp_path: Path) -> None:

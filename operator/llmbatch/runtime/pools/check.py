@@ -14,7 +14,7 @@ def missing_names() -> str:
         from ray.data._internal.actor_autoscaler import ActorAutoscaler, ActorPoolScalingRequest
         from ray.data._internal.execution.bundle_queue.bundler import EstimateSize, RebundleQueue
         from ray.data._internal.execution.execution_callback import ExecutionCallback
-        from ray.data._internal.execution.interfaces.op_runtime_metrics import OpRuntimeMetrics
+        from ray.data._internal.execution.interfaces.op_runtime_metrics import OpRuntimeMetrics, RunningTaskInfo
         from ray.data._internal.execution.interfaces.physical_operator import DataOpTask
         from ray.data._internal.execution.operators.actor_pool_map_operator import (
             ActorPoolMapOperator,
@@ -23,7 +23,8 @@ def missing_names() -> str:
             _NodeAwareActorPool,
         )
         from ray.data._internal.execution.operators.map_operator import MapOperator
-        from ray.data._internal.execution.operators.map_transformer import MapTransformer
+        from ray.data._internal.execution.operators.map_transformer import MapTransformer, MapTransformFn
+        from ray.data._internal.execution.streaming_executor import StreamingExecutor
         from ray.data._internal.execution.streaming_executor_state import OpState
         from ray.data._internal.output_buffer import OutputBlockSizeOption
     except ImportError as error:
@@ -48,7 +49,21 @@ def missing_names() -> str:
         (MapTransformer, ("get_transform_fns",)),
         (NodeDeathInfo, ("UNEXPECTED_TERMINATION",)),
         (NodeInfoGcsService, ("UnregisterNode",)),
-        (OpRuntimeMetrics, ("on_input_dequeued", "on_input_queued", "on_task_finished")),
+        (
+            OpRuntimeMetrics,
+            (
+                "bytes_inputs_of_submitted_tasks",
+                "bytes_task_outputs_generated",
+                "num_tasks_running",
+                "num_tasks_submitted",
+                "on_input_dequeued",
+                "on_input_queued",
+                "on_task_finished",
+                "row_outputs_taken",
+                "rows_inputs_of_submitted_tasks",
+                "rows_task_outputs_generated",
+            ),
+        ),
         (OpState, ("total_enqueued_input_blocks",)),
         (OutputBlockSizeOption, ("of",)),
         (RebundleQueue, ("finalize", "get_next_with_original", "num_rows")),
@@ -74,23 +89,36 @@ def missing_names() -> str:
     )
     missing = [_name(owner, name) for owner, names in needed for name in names if not hasattr(owner, name)]
     assigned = (
-        (ActorPoolMapOperator, ("_bundle_queue",)),
-        (EstimateSize, ("_min_rows_per_bundle",)),
-        (MapOperator, ("_block_ref_bundler", "_data_tasks", "_next_data_task_idx", "_output_queue")),
-        (OpRuntimeMetrics, ("_pending_task_inputs", "_running_tasks")),
-        (RebundleQueue, ("_strategy",)),
-        (_ActorPool, ("_pending_actors", "_running_actors")),
+        (ActorPoolMapOperator, "__init__", ("_bundle_queue",)),
+        (EstimateSize, "__init__", ("_min_rows_per_bundle",)),
+        (
+            MapOperator,
+            "__init__",
+            ("_block_ref_bundler", "_data_tasks", "_map_transformer", "_next_data_task_idx", "_output_queue"),
+        ),
+        (MapTransformFn, "__init__", ("_output_block_size_option",)),
+        (OpRuntimeMetrics, "__init__", ("_pending_task_inputs", "_running_tasks")),
+        (RebundleQueue, "__init__", ("_strategy",)),
+        (StreamingExecutor, "execute", ("_actor_autoscaler", "_resource_manager", "_topology")),
+        (_ActorPool, "__init__", ("_pending_actors", "_running_actors")),
     )
-    missing += [_name(owner, name) for owner, names in assigned for name in names if not _assigns(owner, name)]
-    fields = getattr(_ActorState, "__dataclass_fields__", {})
-    wanted = ("num_tasks_in_flight", "actor_location", "is_restarting")
-    missing += [f"_ActorState.{name}" for name in wanted if name not in fields]
+    missing += [_name(owner, name) for owner, at, names in assigned for name in names if not _assigns(owner, at, name)]
+    fields = (
+        (RunningTaskInfo, ("bytes_output", "inputs", "num_outputs", "num_rows_produced")),
+        (_ActorState, ("actor_location", "is_restarting", "num_tasks_in_flight")),
+    )
+    missing += [
+        _name(owner, name)
+        for owner, names in fields
+        for name in names
+        if name not in getattr(owner, "__dataclass_fields__", {})
+    ]
     return ", ".join(missing)
 
 
-def _assigns(owner: type, name: str) -> bool:
-    """Tell whether the class gives its instances an attribute when it makes them."""
-    return name in owner.__init__.__code__.co_names  # type: ignore[misc]
+def _assigns(owner: type, method: str, name: str) -> bool:
+    """Tell whether a method of the class gives its instances an attribute. One that nobody reads would do nothing."""
+    return name in getattr(owner, method).__code__.co_names
 
 
 def _name(owner: object, name: str) -> str:
