@@ -206,9 +206,16 @@ def _parsed(place: str, source: str) -> nodes.Template:
 
 
 def needed_fields(spec: LLMBatchJobSpec) -> frozenset[str]:
-    """Return the input fields that some prompt uses; the others need not travel."""
-    names = frozenset[str]().union(*map(_names_in_prompt, spec.stages))
-    return names - {stage.name for stage in spec.stages}
+    """Return the input fields that some prompt uses; the others need not travel.
+
+    Up to the stage of its name, and in that one, a name means the field.
+    """
+    needed: set[str] = set()
+    made: set[str] = set()
+    for stage in spec.stages:
+        needed |= _names_in_prompt(stage) - made
+        made.add(stage.name)
+    return frozenset(needed)
 
 
 def _names_in_prompt(stage: Stage) -> frozenset[str]:

@@ -148,3 +148,11 @@ def test_a_template_that_does_not_parse_is_refused() -> None:
 def test_only_used_fields_travel() -> None:
     spec = spec_of({"user": "{{ text }}"}, {"user": "{{ s0 }} {{ title }}"}, {"messagesField": "messages"})
     assert needed_fields(spec) == {"text", "title", "messages"}
+
+
+def test_a_field_of_a_stages_name_travels_to_the_stages_up_to_that_one() -> None:
+    prompt = {"user": "{{ text }} {{ label }}"}
+    stages = [{"name": name, "engine": "simulated", "prompt": prompt} for name in ("text", "label", "last")]
+    assert needed_fields(job("unused", stages=stages).spec) == {"text", "label"}  # type: ignore[arg-type]
+    later = [{"name": "text", "engine": "simulated", "prompt": {"user": "hi"}}, stages[2] | {"prompt": prompt}]
+    assert needed_fields(job("unused", stages=later).spec) == {"label"}  # type: ignore[arg-type]
