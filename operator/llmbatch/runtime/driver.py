@@ -27,6 +27,7 @@ from llmbatch.runtime.engines.checks import check_engines, check_gpus
 from llmbatch.runtime.finalize import finalize
 from llmbatch.runtime.history import History
 from llmbatch.runtime.ledger import Ledger, batches
+from llmbatch.runtime.outputs import output_schema
 from llmbatch.runtime.pipeline import ShardResult
 from llmbatch.runtime.pools.arbiter import Arbiter, Decision
 from llmbatch.runtime.pools.check import missing_names
@@ -175,6 +176,7 @@ class _Attempt:
         files = list(list_files(self.spec.input))
         check_templates(self.spec, sample_fields(files, self.spec.input))
         check_engines(self.spec)
+        output_schema(self.spec)
         self.ledger = Ledger.open(self.spec.output, self.run_spec.spec_hash, self.run_spec.job)
         if self.spec.retry_failed:
             self.ledger = begin_retry(self.ledger, self.run_spec.uid, datetime.now(UTC))

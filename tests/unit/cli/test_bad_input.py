@@ -52,6 +52,14 @@ def test_a_missing_file(tmp_path: Path) -> None:
     assert "absent.jsonl" in refused(written(tmp_path, document(tmp_path, input=spec)))
 
 
+def test_two_output_columns_of_one_name(rows: Path) -> None:
+    prompt = {"user": "{{ text }}"}
+    stages = [{"name": name, "engine": "simulated", "prompt": prompt} for name in ("a", "a_finish_reason")]
+    said = refused(written(rows, document(rows, stages=stages)))
+    assert "stages[].name: 'a_finish_reason': another output column has this name" in said
+    assert not (rows / "out").exists()
+
+
 def test_a_template_with_an_unknown_field(rows: Path) -> None:
     stages = [{"name": "s", "engine": "simulated", "prompt": {"user": "{{ txt }}"}}]
     said = refused(written(rows, document(rows, stages=stages)))
