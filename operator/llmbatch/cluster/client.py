@@ -8,6 +8,7 @@ So is what stands above its connections, which copies each body in Python before
 from __future__ import annotations
 
 from collections.abc import Mapping
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import urlencode, urlsplit
@@ -198,10 +199,19 @@ def default_namespace(kubeconfig: Path | None = None, context: str | None = None
 
 def _proxy_of(server: str) -> str | None:
     """Return the proxy that the environment names for a server."""
-    address = urlsplit(server)
-    if proxy_bypass(address.hostname or ""):
+    address, proxies = urlsplit(server), getproxies()
+    host = address.hostname or ""
+    if proxy_bypass(host) or any(_within(host, network) for network in proxies.get("no", "").split(",")):
         return None
-    return getproxies().get(address.scheme)
+    return proxies.get(address.scheme)
+
+
+def _within(host: str, network: str) -> bool:
+    """Tell whether a host is an address in a network. Python does not read `10.0.0.0/8` in NO_PROXY, kubectl does."""
+    try:
+        return ip_address(host) in ip_network(network.strip(), strict=False)
+    except ValueError:
+        return False
 
 
 def _writing(dry_run: bool = False, manager: str = FIELD_MANAGER) -> dict[str, str]:

@@ -77,3 +77,29 @@ def test_a_kubeconfig_that_is_none_is_named(tmp_path: Path, text: str):
     with pytest.raises(UserError, match=f"kubeconfig: '{file}': must be usable"):
         asyncio.run(KubeClient.connect(file))
     assert default_namespace(file) == "default"
+
+
+@pytest.mark.parametrize(
+    ("server", "proxy"),
+    [
+        ("https://10.96.0.1:443", None),
+        ("https://[fd00::1]:443", None),
+        ("https://kubernetes.default.svc", None),
+        ("https://api.example:6443", "http://proxy.example:3128"),
+        ("https://192.0.2.1:6443", "http://proxy.example:3128"),
+    ],
+)
+def test_networks_that_need_no_proxy_are_reached_directly(
+    monkeypatch: pytest.MonkeyPatch, server: str, proxy: str | None
+):
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example:3128")
+    monkeypatch.setenv("NO_PROXY", "10.0.0.0/8, fd00::/8,.svc,.cluster.local")
+    configuration = Configuration()
+    configuration.host = server
+
+    async def made() -> str | None:
+        kube = KubeClient(configuration)
+        await kube.close()
+        return kube.configuration.proxy
+
+    assert asyncio.run(made()) == proxy
