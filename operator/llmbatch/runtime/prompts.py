@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import pyarrow as pa
 from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, UndefinedError, meta, nodes
+from jinja2.defaults import DEFAULT_NAMESPACE
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from llmbatch.api.job import LLMBatchJobSpec, Stage
@@ -222,5 +223,8 @@ def _names_in_prompt(stage: Stage) -> frozenset[str]:
     field = stage.prompt.messages_field
     names = set() if field is None else {field}
     for place, source in _templates(stage).items():
-        names |= meta.find_undeclared_variables(_parsed(place, source))
+        tree = _parsed(place, source)
+        names |= meta.find_undeclared_variables(tree)
+        # Jinja has a `range` and a `dict` of its own, and a field of that name goes before it.
+        names |= {node.name for node in tree.find_all(nodes.Name)} & DEFAULT_NAMESPACE.keys()
     return frozenset(names)

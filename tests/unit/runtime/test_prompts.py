@@ -156,3 +156,11 @@ def test_a_field_of_a_stages_name_travels_to_the_stages_up_to_that_one() -> None
     assert needed_fields(job("unused", stages=stages).spec) == {"text", "label"}  # type: ignore[arg-type]
     later = [{"name": "text", "engine": "simulated", "prompt": {"user": "hi"}}, stages[2] | {"prompt": prompt}]
     assert needed_fields(job("unused", stages=later).spec) == {"label"}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["range", "dict"])
+def test_a_field_of_the_name_of_a_function_travels(name: str) -> None:
+    prompt = {"user": f"{{{{ {name} }}}}"}
+    assert needed_fields(spec_of(prompt)) == {name}
+    assert Renderer(stage(prompt=prompt)).render("a", {name: "1 to 5"}).text == "1 to 5"
+    assert Renderer(stage(prompt={"user": "{{ range(3) | list }}"})).render("a", {}).text == "[0, 1, 2]"
