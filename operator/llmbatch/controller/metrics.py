@@ -33,9 +33,7 @@ COMMON_ERRORS = ("ApiServerError", "ForbiddenError", "HeadError")
 CONDITION = Figure(
     "llmbatch_job_condition", "gauge", "1 for each condition that is true, with its reason.", ("condition", "reason")
 )
-ATTEMPTS_ENDED = Figure(
-    "llmbatch_attempts_ended", "counter", "Attempts that failed or were interrupted before the job ended.", ("result",)
-)
+ATTEMPTS_ENDED = Figure("llmbatch_attempts_ended", "counter", "Attempts that failed or were interrupted.", ("result",))
 WORKERS = Figure("llmbatch_workers", "gauge", "Worker pods.", ("market", "state"))
 WORKERS_WANTED = Figure("llmbatch_workers_wanted", "gauge", "Worker pods the controller asks for.")
 FALLBACK_WORKERS = Figure("llmbatch_fallback_workers", "gauge", "On-demand workers that stand in for spot ones.")
