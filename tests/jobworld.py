@@ -66,6 +66,7 @@ class Driver:
     exit_code: int | None = None
     run: RunState = "starting"
     error: str = ""
+    drained_at: float | None = None
 
 
 @dataclass
@@ -82,6 +83,8 @@ class World:
     committed: float = 0.0
     spot_nodes: int = 100
     fails_with: list[str] = field(default_factory=list)
+    drain_seconds: float = 0.0
+    """What a driver that is asked to pause needs for what is in flight."""
     children: set[tuple[str, str]] = field(default_factory=set)
     cluster: RayClusterObservation | None = None
     pods: list[Pod] = field(default_factory=list)
@@ -362,9 +365,14 @@ class World:
 
     def _tell(self, action: SendCapacity) -> None:
         for driver in self.live_drivers():
-            if driver.state == "RUNNING" and action.capacity.pause:
-                self.pauses += 1
-                driver.state, driver.exit_code, driver.run = "SUCCEEDED", 0, "paused"
+            if not action.capacity.pause:
+                driver.drained_at = None
+            elif driver.state == "RUNNING":
+                if driver.drained_at is None:
+                    self.pauses += 1
+                    driver.drained_at = self.now + self.drain_seconds
+                if self.now >= driver.drained_at:
+                    driver.state, driver.exit_code, driver.run = "SUCCEEDED", 0, "paused"
 
     def _pass(self, seconds: float) -> None:
         self.now += seconds

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,12 @@ import pyarrow.parquet as pq
 ROOT = Path(__file__).parents[1]
 
 
-def command(job: Path, output: Path, *more: str) -> list[str]:
+LLMBATCH = (str(Path(sys.executable).parent / "llmbatch"),)
+
+
+def command(job: Path, output: Path, *more: str, program: Sequence[str] = LLMBATCH) -> list[str]:
     """Return the command line of a run with a small object store."""
-    program = str(Path(sys.executable).parent / "llmbatch")
-    return [program, "run", str(job), "--output", str(output), "--json", "--object-store-mb", "150", *more]
+    return [*program, "run", str(job), "--output", str(output), "--json", "--object-store-mb", "150", *more]
 
 
 def run(job: Path, output: Path, *more: str, env: dict[str, str] | None = None) -> tuple[int, dict[str, Any]]:
@@ -34,6 +36,7 @@ def watch(
     react: Callable[[int, dict[str, Any]], bool],
     *more: str,
     env: dict[str, str] | None = None,
+    program: Sequence[str] = LLMBATCH,
 ) -> tuple[int, dict[str, Any]]:
     """Run a job, show each progress to `react(pid, progress)` until it is true, and return code and last line.
 
@@ -42,7 +45,7 @@ def watch(
     last: dict[str, Any] = {}
     reacted = False
     with subprocess.Popen(
-        command(job, output, *more),
+        command(job, output, *more, program=program),
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

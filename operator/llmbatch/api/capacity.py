@@ -36,4 +36,4 @@ class Capacity(Document):
     gpus_arriving: Annotated[int, Field(ge=0)] = 0
     """GPUs asked for that have not joined yet."""
     pause: bool = False
-    """Commit what is nearly through, and end."""
+    """Begin no more rows, commit those in flight, and end."""

@@ -398,7 +398,7 @@ class Budget(StrictDocument):
     """A bound on the cost, from prices the user gives. Read in a cluster only."""
 
     max_cost: Annotated[float, Field(gt=0)]
-    """When this is spent, the job commits what is nearly through and pauses until it is raised."""
+    """When this is spent, the job finishes what is in flight and pauses until it is raised."""
     prices: Prices
     """What a worker costs."""
 

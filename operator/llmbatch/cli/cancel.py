@@ -20,7 +20,7 @@ def cancel(
     kubeconfig: Kubeconfig = None,
     context: Context = None,
 ) -> None:
-    """Stop a job: what is nearly through is committed, its pods go. `spec.suspend: false` resumes it.
+    """Stop a job: what is in flight is committed, its pods go. `spec.suspend: false` resumes it.
 
     With --delete the pods go at once; what is committed stays in the output.
     """

@@ -19,6 +19,7 @@ from llmbatch.api.job import LLMBatchJobSpec, RowProgress
 from llmbatch.api.progress import Drains, PoolProgress, Progress, RunState
 from llmbatch.api.runspec import RunSpec
 from llmbatch.core.job.failure import error_rate_exceeded
+from llmbatch.core.job.hold import PAUSE_SECONDS
 from llmbatch.errors import ErrorRateError, InternalError, LLMBatchError
 from llmbatch.runtime import pipeline
 from llmbatch.runtime.desired import Desired
@@ -47,12 +48,16 @@ COMMITS_AT_ONCE = 1_000
 """Earlier commits that are taken in between two looks at the clock."""
 STOP_SECONDS = 20.0
 """How long a stop waits for shards that are nearly through."""
+DRAIN_SECONDS = PAUSE_SECONDS - 60.0
+"""How long a pause waits for what is in flight: the rest is for hearing of it, for the end, and for telling that."""
 RAYS_ADVICE = "\nFailed to apply UDF transform after "
 """How the advice on Ray's own settings begins that Ray Data 2.60 appends to the text of an error."""
 
 
 _Item: TypeAlias = list[ShardResult] | tuple[Commit, ...] | BaseException | str
 """What the driver waits for: new results, earlier commits, an error, or the name of a source that has ended."""
+_Asked: TypeAlias = Literal["", "stop", "pause"]
+"""Whether the driver is to end before the job does: at once, or when what is in flight is through."""
 _Items: TypeAlias = "queue.SimpleQueue[_Item]"
 
 
@@ -204,7 +209,7 @@ class _Attempt:
             return self._result("failed", None, f"{type(error).__name__}: {error}")
 
     def _conclude(self) -> RunResult:
-        if self._stopping():
+        if self._asked():
             return self._result("stopped", None)
         self._check_error_rate(finished=True)
         final = finalize(self.ledger, self.manifest, self.spec, datetime.now(UTC), self.ids)
@@ -225,14 +230,15 @@ class _Attempt:
         try:
             switches = any(stage.resources.gpus for stage in self.spec.stages)
             with embedded_ray(self.options, self.desired, preload=switches):
-                self._stream_through_ray(todo, items)
+                if not self._stream_through_ray(todo, items):
+                    return self._result("stopped", None)
                 # Before Ray's end, which takes a second or two: nothing must come between the last row and `_FINAL`.
                 return self._conclude()
         finally:
             ended.set()
             earlier.join(STOP_SECONDS)
 
-    def _stream_through_ray(self, todo: Sequence[Split], items: _Items) -> None:
+    def _stream_through_ray(self, todo: Sequence[Split], items: _Items) -> bool:
         gpus = most_gpus_of_a_node(self.options)
         if gpus is not None:
             check_gpus(self.spec, gpus)
@@ -242,14 +248,16 @@ class _Attempt:
         pump = threading.Thread(target=_pump, args=(_results(dataset), items, "new"), daemon=True, name="commits")
         pump.start()
         try:
-            self._follow(items)
+            return self._follow(items)
         finally:
             # A thread that asks Ray for a block while Ray shuts down ends the whole process.
             self.monitor.end()
             pump.join(STOP_SECONDS)
 
-    def _follow(self, items: _Items) -> None:
-        deadline: float | None = None
+    def _follow(self, items: _Items) -> bool:
+        """Take in results to their end; tell whether it was reached, or the run is left before it."""
+        asked: _Asked = ""
+        since = 0.0
         open_sources = {"earlier", "new"}
         while open_sources:
             received = _received(items, TICK_SECONDS)
@@ -266,13 +274,33 @@ class _Attempt:
             self.counted = "earlier" not in open_sources
             self._report("running")
             self._check_error_rate(finished=False)
-            if self._stopping():
-                deadline = deadline or time.monotonic() + STOP_SECONDS
-                if time.monotonic() >= deadline or not received:
-                    return
+            if (word := self._asked()) != asked:
+                asked, since = word, time.monotonic()
+            if asked and self._may_leave(asked, time.monotonic() - since, idle=not received):
+                return False
+        return True
 
-    def _stopping(self) -> bool:
-        return self.stop.is_set() or self.desired.latest().pause
+    def _asked(self) -> _Asked:
+        if self.stop.is_set():
+            return "stop"
+        return "pause" if self.desired.latest().pause else ""
+
+    def _may_leave(self, asked: _Asked, waited: float, *, idle: bool) -> bool:
+        # Without the arbiter, new shards go on entering the pipeline.
+        if asked == "pause" and self.arbiter is not None:
+            return waited >= DRAIN_SECONDS or self._drained()
+        return waited >= STOP_SECONDS or idle
+
+    def _drained(self) -> bool:
+        """Tell whether every row that entered the first stage is committed, or no other one can be."""
+        pools = self.monitor.latest().pools
+        if not pools:
+            return True
+        if pools[0].ready or pools[0].pending or any(pool.in_flight_rows for pool in pools):
+            return False
+        decision = None if self.arbiter is None else self.arbiter.latest()
+        stalled = decision is not None and decision.stall_reason
+        return pools[-1 if stalled else 0].rows_completed <= self.tally.new_rows
 
     def _take_earlier(self, commits: Iterable[Commit]) -> None:
         for commit in commits:

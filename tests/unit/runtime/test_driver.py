@@ -11,7 +11,8 @@ from ray.data._internal.util import _annotate_exception_with_retry_context
 
 from jobs import job
 from ledgerkit import table_of
-from llmbatch.api.progress import Progress
+from llmbatch.api.capacity import Capacity
+from llmbatch.api.progress import Drains, Progress
 from llmbatch.api.runspec import run_spec
 from llmbatch.errors import ErrorRateError, InputError, InternalError
 from llmbatch.runtime import driver
@@ -20,6 +21,9 @@ from llmbatch.runtime.embedded import RunOptions
 from llmbatch.runtime.ledger import Ledger
 from llmbatch.runtime.outputs import write_shard
 from llmbatch.runtime.pipeline import ShardResult
+from llmbatch.runtime.pools.actors import PoolSample
+from llmbatch.runtime.pools.arbiter import Decision
+from llmbatch.runtime.pools.watch import ExecutionSample
 from llmbatch.runtime.records import Commit, Manifest
 from llmbatch.runtime.shards import SPLIT_BYTES, InputFile, ShardKey
 from llmbatch.runtime.uniqueids import UniqueIds
@@ -60,11 +64,11 @@ def attempt(tmp_path: Path) -> Any:
 shown: list[Progress] = []
 
 
-def follow(attempt: Any, *items: Any) -> None:
+def follow(attempt: Any, *items: Any) -> bool:
     waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
     for item in items:
         waiting.put(item)
-    attempt._follow(waiting)
+    return bool(attempt._follow(waiting))
 
 
 def test_earlier_commits_count_whenever_they_are_read(attempt: Any) -> None:
@@ -131,3 +135,82 @@ def test_reading_earlier_commits_stops_with_the_run(attempt: Any) -> None:
     assert len(next(read)) == driver.COMMITS_AT_ONCE
     ended.set()
     assert list(read) == []
+
+
+def pool(*, ready: int = 0, pending: int = 0, in_flight: int = 0, completed: int = 0) -> PoolSample:
+    return PoolSample(
+        ready=ready,
+        pending=pending,
+        restarting=0,
+        retiring=0,
+        queued_rows=0,
+        in_flight_rows=in_flight,
+        rows_completed=completed,
+        busy_seconds=0.0,
+        load_seconds=None,
+    )
+
+
+def see(attempt: Any, *pools: PoolSample, stall: str = "") -> None:
+    attempt.monitor._sample = ExecutionSample(rows_read=9 * ROWS, read_finished=True, pools=pools)
+    attempt.arbiter._decision = Decision(0, 0, (0,) * len(pools), ("",) * len(pools), stall, Drains())
+
+
+def ask_to_pause(attempt: Any, *, pause: bool = True) -> None:
+    latest = attempt.desired.latest()
+    attempt.desired.offer(Capacity(sequence=latest.sequence + 1, pause=pause))
+
+
+@pytest.mark.parametrize(
+    ("pools", "stall", "leaves"),
+    [
+        pytest.param((), "", True, id="nothing began"),
+        pytest.param((pool(completed=ROWS), pool(completed=ROWS)), "", True, id="all is committed"),
+        pytest.param((pool(completed=2 * ROWS), pool(completed=ROWS)), "", False, id="rows wait between the stages"),
+        pytest.param((pool(completed=2 * ROWS), pool(completed=2 * ROWS)), "", False, id="a commit is under way"),
+        pytest.param((pool(ready=1, completed=ROWS), pool(completed=ROWS)), "", False, id="it may begin a shard yet"),
+        pytest.param((pool(pending=1, completed=ROWS), pool(completed=ROWS)), "", False, id="it may begin one soon"),
+        pytest.param((pool(in_flight=9, completed=ROWS), pool(completed=ROWS)), "", False, id="the first stage works"),
+        pytest.param((pool(completed=ROWS), pool(in_flight=9, completed=ROWS)), "", False, id="the last stage works"),
+        pytest.param((pool(completed=2 * ROWS), pool(completed=ROWS)), "no GPU", True, id="the rest cannot move"),
+        pytest.param((pool(completed=2 * ROWS), pool(completed=2 * ROWS)), "no GPU", False, id="but a commit can"),
+        pytest.param((pool(completed=2 * ROWS), pool(in_flight=9)), "no GPU", False, id="a doomed replica works"),
+        pytest.param((pool(completed=ROWS),), "", True, id="one stage, all committed"),
+        pytest.param((pool(in_flight=9, completed=ROWS),), "", False, id="one stage, at work"),
+    ],
+)
+def test_a_pause_waits_for_what_is_in_flight_and_can_move(
+    attempt: Any, pools: tuple[PoolSample, ...], stall: str, *, leaves: bool
+) -> None:
+    see(attempt, *pools, stall=stall)
+    attempt._take_new([result(0)])
+    assert attempt._may_leave("pause", 60.0, idle=True) == leaves
+    assert attempt._may_leave("pause", driver.DRAIN_SECONDS, idle=False)
+
+
+def test_a_stop_waits_for_nothing_that_takes_longer(attempt: Any) -> None:
+    see(attempt, pool(in_flight=ROWS))
+    attempt.stop.set()
+    ask_to_pause(attempt)
+    assert not follow(attempt)
+
+
+def test_without_the_arbiter_a_pause_is_a_stop(attempt: Any) -> None:
+    see(attempt, pool(in_flight=ROWS))
+    attempt.arbiter = None
+    ask_to_pause(attempt)
+    assert not follow(attempt)
+
+
+def test_a_run_that_pauses_takes_in_what_comes_and_leaves(attempt: Any) -> None:
+    see(attempt, pool(completed=2 * ROWS))
+    ask_to_pause(attempt)
+    assert not follow(attempt, [result(0)], "earlier", [result(1)])
+    assert attempt.tally.new_rows == 2 * ROWS
+
+
+def test_a_pause_that_is_taken_back_is_none(attempt: Any) -> None:
+    see(attempt, pool(in_flight=ROWS, completed=2 * ROWS))
+    attempt.on_progress = lambda _: ask_to_pause(attempt, pause=attempt.tally.new_rows == ROWS)
+    assert follow(attempt, [result(0)], "earlier", [result(1)], "new")
+    assert attempt.tally.new_rows == 2 * ROWS

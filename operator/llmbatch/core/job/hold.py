@@ -13,7 +13,7 @@ from llmbatch.core.job.running import capacity_for
 from llmbatch.core.job.times import rfc3339, since
 
 PAUSE_SECONDS = 300.0
-"""Longest time a driver gets to commit what is nearly through. What it does not commit is done again."""
+"""Longest time a driver gets to finish what is in flight. What it does not commit is done again."""
 BUDGET = "BudgetExhausted"
 
 

@@ -81,7 +81,7 @@ def _of_progress(progress: Progress | None, present: RayJobObservation | None) -
     if progress.state == "complete":
         return Outcome("complete", "AllRowsCommitted", "Every input row is in the output")
     if progress.state == "paused":
-        return Outcome("paused", "Paused", "The driver committed what was nearly through and ended")
+        return Outcome("paused", "Paused", "The driver finished what was in flight and ended")
     name, _, text = progress.error.partition(": ")
     if name in FINAL_ERRORS:
         return Outcome("refused", name, text)

@@ -9,7 +9,7 @@ from llmbatch.api.conditions import Condition
 
 Phase = Literal["Pending", "Starting", "Running", "Suspending", "Suspended", "Stalled", "Complete", "Failed"]
 PAUSING = "Pausing"
-"""Reason of Suspended=False while the driver commits what is nearly through."""
+"""Reason of Suspended=False while the driver finishes what is in flight."""
 HEAD_NOT_READY = "HeadNotReady"
 """Reason of ClusterReady=False from the first attempt on: one reason, so that a start is one write."""
 HEAD_READY = "HeadReady"

@@ -79,7 +79,8 @@ def _retired(pool: PoolView, count: int, capacity: CapacityView, leaves: _Leavin
     """Return who gets no more rows: those too many that are missed least, and who is on a node that goes too soon."""
     stay = [pool.replicas[position] for position in staying(pool, capacity)]
     gone = sorted(stay, key=_worth)[: len(stay) - count] if len(stay) > count else []
-    late = [replica for replica in pool.replicas if leaves.too_soon(replica.node, pool.batch_p95_seconds.value)]
+    soon = pool.batch_p95_seconds.value
+    late = [replica for replica in pool.replicas if pool.done or leaves.too_soon(replica.node, soon)]
     return frozenset(replica.id for replica in [*gone, *late])
 
 
@@ -97,7 +98,7 @@ def _worth(replica: ReplicaView) -> tuple[bool, bool, bool, int, float, str]:
 
 def _explain(pool: PoolView, need: Demand, count: int, gpus: int, *, taking_turns: bool) -> str:
     if not need.most:
-        return "no rows are left for it"
+        return "it gets no more rows"
     measured = f"{pool.service.value:.3g} s a row" + ("" if pool.service.samples else ", assumed")
     if not pool.gpus:
         return f"{count} without a GPU, to keep pace ({measured})"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 SMOOTHING = 0.2
@@ -41,7 +41,8 @@ class PoolView:
     `gpus` and `cpus` are a replica's; `accelerator` is the type its node must have, empty for any. `service` is in
     GPU-seconds a row (replica-seconds where a replica has no GPU), `load_seconds` from the start of a replica until
     it takes rows, `batch_p95_seconds` the 95th percentile of what a replica needs for what it was given.
-    `upstream_done` says that no row will come from the stage before it any more, `done` that none is left.
+    `upstream_done` says that no row will come from the stage before it any more, `done` that it gets none
+    any more.
     `finished_rows` are those it handed on since the job began to run.
     """
 
@@ -61,6 +62,10 @@ class PoolView:
     batch_rows: int = 1
     upstream_done: bool = False
     done: bool = False
+
+    def closed(self) -> PoolView:
+        """Return the stage as one that gets no more rows: what waits for it stays where it is."""
+        return replace(self, queued_rows=0, upstream_done=True, done=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,7 +124,9 @@ class Arbiter:
             gpus_arriving=capacity.gpus_arriving,
             gpus_granted=capacity.gpus_granted,
         )
-        allocation = allocate(views, seen, now, self._options)
+        # In a pause nothing enters the chain, and the GPUs of its first stage are for what is in it.
+        allowed = (views[0].closed(), *views[1:]) if capacity.pause else views
+        allocation = allocate(allowed, seen, now, self._options)
         for pool, target in zip(self._pools, allocation.targets, strict=True):
             pool.retire(target.retire)
             pool.cancel(target.retire)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from controllerkit import SPOT, spec
 from jobworld import World
 from llmbatch.api.conditions import Condition
+from llmbatch.core.job.hold import PAUSE_SECONDS
 from llmbatch.core.job.snapshot import ClusterFacts
 from plancheck import holds
 
@@ -133,6 +134,26 @@ def test_a_change_of_mind_while_pausing_resumes(passes: int):
     world.change(suspend=False)
     world.run(until="Complete")
     assert (world.status.failures, world.status.interruptions) == (0, 0), "the operator's own doing is none"
+
+
+def test_a_pause_that_is_taken_back_while_the_driver_drains_leaves_its_attempt_alone():
+    world = World(rows=400, drain_seconds=60).run(until="Running").run(passes=2)
+    world.change(suspend=True)
+    world.run(until="Suspending").run(passes=3)
+    assert world.status.pausing_since is not None
+    world.change(suspend=False)
+    world.step()
+    assert world.status.pausing_since is None
+    world.run(until="Complete")
+    assert (world.status.attempt, world.status.interruptions) == (1, 0)
+
+
+def test_a_driver_that_does_not_end_is_not_waited_for_for_ever():
+    world = World(rows=10**6, drain_seconds=10**6).run(until="Running").run(passes=2)
+    world.change(suspend=True)
+    asked = world.run(until="Suspending").now
+    world.run(until="Suspended")
+    assert 0 <= world.now - asked - PAUSE_SECONDS < 60
 
 
 def test_a_deadline_ends_the_job():

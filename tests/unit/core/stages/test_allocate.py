@@ -259,3 +259,29 @@ def test_who_retires_goes_on_retiring_until_it_is_wanted_again() -> None:
     assert second.retire == {"new"}
     [third] = allocate([replace(chain[0], replicas=going, max_replicas=2)], nodes(2), NOW, BALANCED).targets
     assert (third.replicas, third.retire) == (2, frozenset())
+
+
+@unhurried
+@given(services, st.integers(1, 64), st.sampled_from([BALANCED, RESERVATION]))
+def test_a_closed_stage_has_nobody_and_leaves_its_gpus_to_the_rest(
+    work: list[float], gpus: int, options: AllocationOptions
+) -> None:
+    pools = [pool(service, queued_rows=5_000) for service in [1.0, *work]]
+    alone = allocate(
+        [one.closed() if index == 0 else one for index, one in enumerate(pools)], nodes(gpus), NOW, options
+    )
+    assert counts(alone)[0] == 0
+    assert sum(counts(alone)) == gpus
+
+
+def test_replicas_of_a_closed_stage_end_what_they_have_wherever_they_are() -> None:
+    replicas = [
+        ReplicaView("a", "stays", in_flight_rows=16),
+        ReplicaView("b", "goes"),
+        ReplicaView("c", None, "loading"),
+    ]
+    first = pool(1.0, replicas=replicas, queued_rows=5_000, in_flight_rows=16)
+    capacity = CapacityView([NodeView("stays", 1), NodeView("goes", 1, deadline=NOW + 3_600)])
+    closed, second = allocate([first.closed(), pool(1.0)], capacity, NOW, BALANCED).targets
+    assert closed.retire == {"a", "b", "c"}
+    assert second.replicas == 1, "for the rows that are in the first"
