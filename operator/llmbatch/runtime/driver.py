@@ -138,6 +138,7 @@ def run(
 ) -> RunResult:
     """Run one attempt at a job, to its end, or until `stop` is set or `desired` says pause.
 
+    A stop waits for what is nearly through, a pause for all that was begun, `DRAIN_SECONDS` at most.
     What earlier attempts committed is not read again. Progress is reported every `TICK_SECONDS`.
 
     Raises:
@@ -292,7 +293,7 @@ class _Attempt:
         return waited >= STOP_SECONDS or idle
 
     def _drained(self) -> bool:
-        """Tell whether every row that entered the first stage is committed, or no other one can be."""
+        """Tell whether nothing works, and all that entered the first stage is committed or the rest of it cannot be."""
         pools = self.monitor.latest().pools
         if not pools:
             return True
