@@ -450,7 +450,7 @@ class LLMBatchJobSpec(StrictDocument):
     """Run the rows again that an earlier job of the same spec left with an error in `output.uri`; keep the others."""
     suspend: bool = False
     """Stop the workers and keep what is committed."""
-    active_deadline_seconds: Annotated[int, Field(ge=1)] | None = None
+    active_deadline_seconds: Annotated[int, Field(ge=1, le=31_536_000)] | None = None
     """Time limit of the whole job, in seconds."""
     budget: Budget | None = None
     """A bound on the cost."""

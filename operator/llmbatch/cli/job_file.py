@@ -19,7 +19,18 @@ _LONGEST_VALUE = 80
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's numbers, as kubectl reads them: PyYAML takes `1e-3` for a text."""
+    """YAML as kubectl reads it: no key twice in a mapping, and YAML 1.2's numbers; PyYAML takes `1e-3` for a text."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Refuse a repeated key, of which PyYAML would take the last."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"the key {key.value!r} is there twice", problem_mark=key.start_mark
+                )
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(
@@ -96,7 +107,8 @@ def _problem(file: str, details: Any) -> Problem:
     field = ""
     for part in details["loc"]:
         field += f"[{part}]" if isinstance(part, int) else f".{part}"
-    message = details["msg"].removeprefix("Value error, ")
+    unknown = details["type"] == "extra_forbidden"
+    message = "no such field" if unknown else details["msg"].removeprefix("Value error, ")
     value = details["input"]
     if details["type"] != "missing" and not isinstance(value, dict | list):
         message = f"{str(value)[:_LONGEST_VALUE]!r}: {message}"

@@ -52,6 +52,16 @@ def test_a_missing_file(tmp_path: Path) -> None:
     assert "absent.jsonl" in refused(written(tmp_path, document(tmp_path, input=spec)))
 
 
+def test_a_key_twice(rows: Path) -> None:
+    path = written(rows, document(rows))
+    path.write_text(path.read_text() + "kind: LLMBatchJob\n")
+    assert "the key 'kind' is there twice" in refused(path)
+
+
+def test_a_field_that_is_none(rows: Path) -> None:
+    assert "spec.shardrows: '3': no such field" in refused(written(rows, document(rows, shardrows=3)))
+
+
 def test_two_output_columns_of_one_name(rows: Path) -> None:
     prompt = {"user": "{{ text }}"}
     stages = [{"name": name, "engine": "simulated", "prompt": prompt} for name in ("a", "a_finish_reason")]
