@@ -50,7 +50,8 @@ def run(draft: Draft, spec: LLMBatchJobSpec) -> None:
         draft.because(held_up.message)
     _set_cluster_ready(draft)
     cluster = draft.snapshot.cluster
-    if held_up is not None and held_up.reason in BLOCKING and (cluster is None or not cluster.owned):
+    stands = cluster is not None and cluster.owned and draft.snapshot.facts.kuberay_installed
+    if held_up is not None and held_up.reason in BLOCKING and not stands:
         draft.again_in(BLOCKED_SECONDS)
         return
     sizing = size_workers(draft.snapshot, spec)

@@ -160,6 +160,11 @@ def test_a_job_with_some_of_its_workers_goes_on_and_is_degraded_at_most(case: st
         assert (conditions["Degraded"].status, conditions["Degraded"].reason) == ("True", reason)
 
 
+def test_a_cluster_whose_definition_went_is_left_alone():
+    gone = running_snapshot(facts=ClusterFacts(kuberay_installed=False), pods=PODS[:3])
+    assert decide(gone).actions == ()
+
+
 def test_what_is_only_a_matter_of_time_is_no_stall():
     young = pod("w0", **PENDING, unschedulable="0/1 nodes are available", created_at=NOW - 2)
     starting = pod("w1", ready=False, waiting_reason="ContainerCreating")
