@@ -13,7 +13,7 @@ from llmbatch.core.job.children.names import JOB_LABEL
 
 pytestmark = [pytest.mark.cluster, pytest.mark.e2e, pytest.mark.timeout(1800)]
 WORKERS = 3
-ROWS = 360
+ROWS = 500
 OWNED = ("Pod", "RayCluster", "ConfigMap", "Secret", "ServiceAccount", "NetworkPolicy", "PodDisruptionBudget")
 
 
