@@ -11,7 +11,7 @@ import pytest
 from testbed.kueue import Kueue
 from testbed.store import Store
 
-from e2ekit import condition, done, world
+from e2ekit import PATIENCE, condition, done, world
 from llmbatch.api.base import KIND
 from llmbatch.api.job import RowProgress
 from llmbatch.api.progress import Progress
@@ -209,4 +209,4 @@ def test_rows_on_real_ray_wait_for_the_quota_and_outlive_its_loss(kueue: Path, s
         assert done(kept) < done(ended) == len(rows.ids)
         assert (ended["failures"], ended.get("preemptions", {}).get("total", 0)) == (0, 0)
         assert Counter(row["id"] for row in rows.rows()) == Counter(rows.ids)
-        rows.until_true("its quota is free", lambda: workload(rows.api, rows.name) == {})
+        rows.api.wait(lambda: workload(rows.api, rows.name) == {}, PATIENCE)
