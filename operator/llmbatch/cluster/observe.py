@@ -94,9 +94,12 @@ class Observer:
         counted = job.status.preemptions.counted if job.status.preemptions else ()
         if cluster is not None and cluster.queue and leave_untold(memory.roster, cluster, pods, counted):
             # A queue takes back the whole cluster, and the watch of the pods may be ahead of the one that says so.
-            memory.deleted = cluster.uid
-            if (cluster := await self._stored_cluster(job, cluster.name)) is not None:
-                memory.stored, memory.deleted = cluster, ""
+            stored = await self._stored_cluster(job, cluster.name)
+            if stored is None:
+                memory.deleted = cluster.uid
+            else:
+                memory.stored = stored
+            cluster = stored
         memory.roster = call_roll(memory.roster, cluster, pods, counted)
         seen = {"cluster": cluster, "pods": pods, "vanished": memory.roster.vanished, "nodes": await self._nodes(pods)}
         snapshot = snapshot.model_copy(update=seen)

@@ -17,6 +17,7 @@ from llmbatch.core.job.children import build_children
 from llmbatch.core.job.decide import decide
 from llmbatch.core.job.plan import CreateChild, DeleteRayCluster, PatchWorkerGroup
 from llmbatch.core.job.snapshot import NodeObservation, PodObservation, RayClusterObservation
+from llmbatch.errors import ApiServerError
 
 ORDER = PatchWorkerGroup(
     cluster="summarise",
@@ -182,6 +183,32 @@ def test_workers_that_a_queue_takes_back_are_no_preemption_before_the_watch_show
         return seen
 
     assert asyncio.run(passes()) == ([[], [], []] if suspend else [[], ["w0"], ["w0", "w1"]])
+
+
+def test_a_cluster_that_could_not_be_asked_for_is_not_taken_for_deleted():
+    """The pass ends with the error, and the next one asks again."""
+    memory, watched = Memory(), cluster(resource_version="11", queue="gpus")
+    heads: Any = None
+
+    class Silent(Kube):
+        async def get(self, path: str) -> dict[str, Any] | None:
+            if "rayclusters" in path:
+                raise ApiServerError("no answer")
+            return await super().get(path)
+
+    async def observed(kube: Any, pods: tuple[PodObservation, ...]) -> RayClusterObservation | None:
+        observer = Observer(kube, heads, Watches(watched, pods), SETTINGS)
+        return (await observer.observe(job(status=running_status()), memory, NOW)).cluster
+
+    async def passes() -> RayClusterObservation | None:
+        await observed(Kube(stored()), PODS)
+        with pytest.raises(ApiServerError):
+            await observed(Silent(), going("w0"))
+        return await observed(Kube(stored()), going("w0"))
+
+    seen = asyncio.run(passes())
+    assert seen is not None
+    assert not seen.deleting
 
 
 def test_the_cluster_of_an_earlier_job_of_the_name_is_none_of_this_one():
