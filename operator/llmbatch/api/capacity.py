@@ -8,6 +8,9 @@ from pydantic import Field
 
 from llmbatch.api.base import Document
 
+PAUSE_SECONDS = 300.0
+"""Longest time a driver gets to finish what is in flight. What it does not commit is done again."""
+
 
 class DoomedWorker(Document):
     """A worker that will go."""

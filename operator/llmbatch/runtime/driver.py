@@ -15,11 +15,11 @@ from datetime import UTC, datetime
 from heapq import nsmallest
 from typing import Any, Literal, TypeAlias
 
+from llmbatch.api.capacity import PAUSE_SECONDS
 from llmbatch.api.job import LLMBatchJobSpec, RowProgress
 from llmbatch.api.progress import Drains, PoolProgress, Progress, RunState
 from llmbatch.api.runspec import RunSpec
 from llmbatch.core.job.failure import error_rate_exceeded
-from llmbatch.core.job.hold import PAUSE_SECONDS
 from llmbatch.errors import ErrorRateError, InternalError, LLMBatchError
 from llmbatch.runtime import pipeline
 from llmbatch.runtime.desired import Desired

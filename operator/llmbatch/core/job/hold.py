@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from llmbatch.api.capacity import PAUSE_SECONDS
 from llmbatch.api.job import LLMBatchJobSpec
 from llmbatch.core.job.draft import Draft
 from llmbatch.core.job.ending import LEAVING_SECONDS, at_rest, delete_cluster
@@ -12,8 +13,6 @@ from llmbatch.core.job.plan import SendCapacity
 from llmbatch.core.job.running import capacity_for
 from llmbatch.core.job.times import rfc3339, since
 
-PAUSE_SECONDS = 300.0
-"""Longest time a driver gets to finish what is in flight. What it does not commit is done again."""
 BUDGET = "BudgetExhausted"
 
 

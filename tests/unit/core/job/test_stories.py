@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from controllerkit import SPOT, spec
 from jobworld import World
+from llmbatch.api.capacity import PAUSE_SECONDS
 from llmbatch.api.conditions import Condition
-from llmbatch.core.job.hold import PAUSE_SECONDS
 from llmbatch.core.job.snapshot import ClusterFacts
 from plancheck import holds
 
