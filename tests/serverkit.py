@@ -1,12 +1,14 @@
-"""A server on loopback for the time of a test."""
+"""Servers on loopback for the time of a test."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from http.server import ThreadingHTTPServer
 from typing import TypeVar
+
+from aiohttp import web
 
 _Server = TypeVar("_Server", bound=ThreadingHTTPServer)
 
@@ -22,3 +24,17 @@ def serving(server: _Server) -> Iterator[_Server]:
         finally:
             server.shutdown()
             thread.join()
+
+
+@asynccontextmanager
+async def answering(answer: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> AsyncIterator[int]:
+    """Let `answer` have every request, in the present loop; yields the port."""
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield runner.addresses[0][1]
+    finally:
+        await runner.cleanup()

@@ -11,6 +11,7 @@ from kubernetes.aio.client import Configuration
 
 from llmbatch.cluster.client import KubeClient, default_namespace
 from llmbatch.errors import ApiServerError, ForbiddenError, RejectedError, StaleError, UserError
+from serverkit import answering
 
 
 def answered(status: int, text: str, work: Callable[[KubeClient], Awaitable[Any]]) -> Any:
@@ -20,19 +21,14 @@ def answered(status: int, text: str, work: Callable[[KubeClient], Awaitable[Any]
         return web.Response(status=status, text=text)
 
     async def run() -> Any:
-        app = web.Application()
-        app.router.add_route("*", "/{path:.*}", answer)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
         configuration = Configuration()
-        configuration.host = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        kube = KubeClient(configuration)
-        try:
-            return await work(kube)
-        finally:
-            await kube.close()
-            await runner.cleanup()
+        async with answering(answer) as port:
+            configuration.host = f"http://127.0.0.1:{port}"
+            kube = KubeClient(configuration)
+            try:
+                return await work(kube)
+            finally:
+                await kube.close()
 
     return asyncio.run(run())
 

@@ -12,6 +12,7 @@ from llmbatch.api.progress import Progress
 from llmbatch.cluster import head as head_module
 from llmbatch.cluster.head import Head, HeadClient
 from llmbatch.errors import HeadError, HeadTokenError
+from serverkit import answering
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
 
@@ -30,18 +31,12 @@ def asked(routes: dict[str, Any], work: Callable[[HeadClient, Head], Awaitable[A
         return web.Response(text=found) if isinstance(found, str) else web.json_response(found)
 
     async def run() -> Any:
-        app = web.Application()
-        app.router.add_route("*", "/{path:.*}", answer)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        port = runner.addresses[0][1]
-        client = HeadClient()
-        try:
-            return await work(client, Head("127.0.0.1", "secret", port, port))
-        finally:
-            await client.close()
-            await runner.cleanup()
+        async with answering(answer) as port:
+            client = HeadClient()
+            try:
+                return await work(client, Head("127.0.0.1", "secret", port, port))
+            finally:
+                await client.close()
 
     return asyncio.run(run())
 

@@ -133,20 +133,19 @@ def test_a_page_that_cannot_be_written(tmp_path: Path, option: str) -> None:
     assert f"{option}: '{path}': a file that can be written" in done.output
 
 
-def test_a_trace_without_length(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("rows", "allowed"),
+    [
+        pytest.param("0,5\n", "repeat the last count at its end", id="no length"),
+        pytest.param("0,0\n600,0\n", "a trace with a node at some time", id="no nodes"),
+    ],
+)
+def test_a_trace_with_nothing_to_play(tmp_path: Path, rows: str, allowed: str) -> None:
     path = tmp_path / "trace.csv"
-    path.write_text("time_seconds,nodes\n0,5\n")
+    path.write_text(f"time_seconds,nodes\n{rows}")
     done = simulate("--trace", str(path))
     assert done.exit_code == 2
-    assert "repeat the last count at its end" in done.output
-
-
-def test_a_trace_without_nodes(tmp_path: Path) -> None:
-    path = tmp_path / "trace.csv"
-    path.write_text("time_seconds,nodes\n0,0\n600,0\n")
-    done = simulate("--trace", str(path))
-    assert done.exit_code == 2
-    assert "a trace with a node at some time" in done.output
+    assert allowed in done.output
 
 
 def test_rows_above_the_bound_are_reported_as_a_failed_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
