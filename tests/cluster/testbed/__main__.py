@@ -83,8 +83,8 @@ async def _serve(
         api_server = f"{plane.address}:{plane.port}"
         nodes = Kubelets(client, network, folder / "pods", api_server, plane.certificate)
         kubelets = asyncio.create_task(_until(stop) if arguments.api_only else nodes.run())
-        (folder / "ready").write_text(str(plane.kubeconfig))
         print(_usage(plane, store, folder), flush=True)
+        _announce(folder, plane.kubeconfig)
         while not stop.is_set() and not kubelets.done():
             plane.check()
             try:
@@ -95,6 +95,13 @@ async def _serve(
         await asyncio.gather(kubelets, return_exceptions=True)
     finally:
         await client.close()
+
+
+def _announce(folder: Path, kubeconfig: Path) -> None:
+    """Write the file that says the cluster is ready; whoever waits for it never sees it without its content."""
+    part = folder / "ready.part"
+    part.write_text(str(kubeconfig))
+    part.replace(folder / "ready")
 
 
 def _usage(plane: ControlPlane, store: Store | None, folder: Path) -> str:
