@@ -17,7 +17,7 @@ CODE = ROOT / "operator/llmbatch/core/job"
 PAGE = (ROOT / "docs/operations.md").read_text()
 NO_REASONS = {"Image", "Normal", "Warning", "Secret", "True", "False", "Unknown"}
 """Words of that form in these modules that are none: half a name, types of events, kinds, values."""
-ACTIONS_AND_SETTINGS = ("plan.py", "snapshot.py")
+ACTIONS_AND_SETTINGS = ("peers.py", "plan.py", "snapshot.py")
 """Modules whose words are names of actions and values of Kubernetes' and Ray's own fields."""
 
 

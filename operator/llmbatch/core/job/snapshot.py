@@ -13,6 +13,7 @@ from pydantic import Field
 from llmbatch.api.base import Document
 from llmbatch.api.job import LLMBatchJobSpec, LLMBatchJobStatus, Quantity
 from llmbatch.api.progress import Progress
+from llmbatch.core.job.peers import NetworkPeer
 from llmbatch.core.preemption.notice import Notice as Notice  # part of a Snapshot: importable from here
 from llmbatch.core.preemption.signals import Signal
 
@@ -236,6 +237,10 @@ class OperatorSettings(Document):
     """Namespace that may reach the Jobs API and the control endpoint."""
     network_policy: bool = True
     """Whether each job gets a NetworkPolicy."""
+    head_from: tuple[NetworkPeer, ...] = ()
+    """Who else may reach heads, as `from` of a NetworkPolicy, such as the API server for `watch` and `logs`."""
+    ray_metrics_from: tuple[NetworkPeer, ...] = ()
+    """Who may read Ray's metrics on each pod, as `from` of a NetworkPolicy, such as Prometheus."""
     status_seconds: Annotated[float, Field(gt=0)] = 300.0
     """Longest time that written progress lags while nothing else changes; in a young job it is 30 s."""
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kubernetes import client
+from pydantic import ValidationError
 
 from controllerkit import GPU_STAGE, SETTINGS, SPOT, UID, job, spec
 from llmbatch.api.runspec import RunSpec
@@ -19,7 +21,8 @@ from llmbatch.core.job.children.cluster import build_ray_cluster
 from llmbatch.core.job.children.names import child_name, cluster_name
 from llmbatch.core.job.children.overlay import CONTAINER_FIELDS, POD_FIELDS, merge_overlay
 from llmbatch.core.job.children.pods import cores
-from llmbatch.core.job.children.support import build_secret, run_spec_name, run_spec_of
+from llmbatch.core.job.children.support import build_network_policy, build_secret, run_spec_name, run_spec_of
+from llmbatch.core.job.snapshot import OperatorSettings
 from llmbatch.errors import SpecError
 
 
@@ -196,6 +199,37 @@ def test_only_the_operator_and_the_job_reach_the_jobs_api():
     assert all(
         template["metadata"]["labels"]["llmbatch.dev/job"] == "summarise" for template in (head(), worker(0), worker(1))
     )
+
+
+def test_settings_let_others_reach_single_ports():
+    settings = OperatorSettings.model_validate(
+        {
+            "headFrom": [{"ipBlock": {"cidr": "10.0.0.0/28", "except": ["10.0.0.4/32"]}}],
+            "rayMetricsFrom": [{"namespaceSelector": {"matchLabels": {"team": "monitoring"}}, "podSelector": {}}],
+        }
+    )
+    _, head_rule, metrics_rule = build_network_policy(job(), settings)["spec"]["ingress"]
+    assert head_rule["from"][1] == {"ipBlock": {"cidr": "10.0.0.0/28", "except": ["10.0.0.4/32"]}}
+    assert [port["port"] for port in head_rule["ports"]] == [8265, 8200]
+    [prometheus] = metrics_rule["from"]
+    assert prometheus["namespaceSelector"]["matchLabels"] == {"team": "monitoring"}
+    assert [port["port"] for port in metrics_rule["ports"]] == [8080]
+
+
+@pytest.mark.parametrize(
+    ("peer", "complaint"),
+    [
+        ({}, "must have either ipBlock, or"),
+        ({"ipBlock": {"cidr": "10.0.0.0/28"}, "podSelector": {}}, "must have either ipBlock, or"),
+        ({"ipBlock": {"cidr": "10.0.0.1/28"}}, "'10.0.0.1/28'"),
+        ({"ipBlock": {"cidr": "everywhere"}}, "'everywhere'"),
+        ({"podSelector": {"matchExpressions": [{"key": "a", "operator": "Is"}]}}, "'In', 'NotIn', 'Exists'"),
+        ({"cidr": "10.0.0.0/28"}, "Extra inputs are not permitted"),
+    ],
+)
+def test_a_peer_that_is_none_is_refused(peer: dict[str, Any], complaint: str):
+    with pytest.raises(ValidationError, match=re.escape(complaint)):
+        OperatorSettings.model_validate({"headFrom": [peer]})
 
 
 def test_kueue_gets_a_suspended_cluster_with_its_queue():

@@ -13,6 +13,8 @@ from llmbatch.core.job.snapshot import ON_DEMAND_GROUP, SPOT_GROUP, OperatorSett
 
 CONTROL_PORT = 8200
 JOBS_PORT = 8265
+METRICS_PORT = 8080
+"""Ray's metrics: KubeRay's default for `metrics-export-port`."""
 RUN_SPEC_FOLDER = "/etc/llmbatch"
 RUN_SPEC_KEY = "runspec.json"
 TOKEN_KEY = "auth_token"  # noqa: S105 - the key's name, fixed by KubeRay

@@ -16,7 +16,8 @@ from llmbatch.core.job.children.names import (
     labels,
     owner_reference,
 )
-from llmbatch.core.job.children.pods import CONTROL_PORT, JOBS_PORT, RUN_SPEC_KEY, TOKEN_KEY
+from llmbatch.core.job.children.pods import CONTROL_PORT, JOBS_PORT, METRICS_PORT, RUN_SPEC_KEY, TOKEN_KEY
+from llmbatch.core.job.peers import NetworkPeer
 from llmbatch.core.job.snapshot import JobObservation, OperatorSettings
 
 
@@ -70,13 +71,16 @@ def build_run_spec(job: JobObservation, document: RunSpec) -> dict[str, Any]:
 
 
 def build_network_policy(job: JobObservation, settings: OperatorSettings) -> dict[str, Any]:
-    """Return the policy that lets in the job's own pods and, to two ports, the operator's namespace.
+    """Return the policy that lets in the job's own pods, and others to single ports.
 
-    Ray's Jobs API runs any command, so nobody else reaches it. Egress stays open: object stores, model hubs, DNS.
+    Ray's Jobs API runs any command, so only the operator's namespace and the peers in its settings reach it. Egress
+    stays open: object stores, model hubs, DNS.
     """
     own_pods = {"podSelector": {"matchLabels": {JOB_LABEL: job.name}}}
     operator = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": settings.operator_namespace}}}
-    ports = [{"protocol": "TCP", "port": port} for port in (JOBS_PORT, CONTROL_PORT)]
+    ingress = [{"from": [own_pods]}, _rule([operator, *_peers(settings.head_from)], JOBS_PORT, CONTROL_PORT)]
+    if settings.ray_metrics_from:
+        ingress.append(_rule(_peers(settings.ray_metrics_from), METRICS_PORT))
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
@@ -84,9 +88,17 @@ def build_network_policy(job: JobObservation, settings: OperatorSettings) -> dic
         "spec": {
             "podSelector": {"matchLabels": {JOB_LABEL: job.name}},
             "policyTypes": ["Ingress"],
-            "ingress": [{"from": [own_pods]}, {"from": [operator], "ports": ports}],
+            "ingress": ingress,
         },
     }
+
+
+def _rule(peers: list[dict[str, Any]], *ports: int) -> dict[str, Any]:
+    return {"from": peers, "ports": [{"protocol": "TCP", "port": port} for port in ports]}
+
+
+def _peers(peers: tuple[NetworkPeer, ...]) -> list[dict[str, Any]]:
+    return [peer.to_wire() for peer in peers]
 
 
 def build_head_budget(job: JobObservation) -> dict[str, Any]:
