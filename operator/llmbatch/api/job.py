@@ -63,7 +63,7 @@ class Input(StrictDocument):
     on_invalid_row: Literal["record", "fail"] = "record"
     """A line that cannot be parsed becomes an output row with an error (record) or fails the job (fail)."""
     unique_ids: Literal["check", "trust"] = "check"
-    """check refuses a repeated id, at 8 bytes of memory a row on the head; trust skips the check."""
+    """check refuses a repeated id, at 8 bytes of temporary disk a row on the head; trust skips the check."""
     storage: Storage = Storage()
     """How to reach the input's object store."""
 

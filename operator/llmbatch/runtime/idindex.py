@@ -1,4 +1,4 @@
-"""Finding repeated row ids in 8 bytes a row, while the rows are committed shard by shard.
+"""Finding repeated row ids in 8 bytes of disk a row, while the rows are committed shard by shard.
 
 Ids are compared as 64-bit hashes, so a match is a suspicion: two different ids among 10^8 share a hash with a
 chance of 3 in 10,000 (n^2 / 2^65). Whoever asks confirms it by reading the ids themselves.
@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import tempfile
 from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
+
+from llmbatch.errors import OutputError
 
 NO_ID = 0
 """The hash of a row without an id, such as a line that could not be parsed; never compared."""
 BATCH_ROWS = 1 << 17
 """Rows compared at a time: one by one, the same work takes ten times as long (cache misses)."""
 LARGEST_RUN = 1 << 24
-"""Rows of a sorted run that is merged no more: bounds the memory of a merge to 0.3 GB."""
+"""Rows of a sorted run that is merged no more: bounds the time of a merge to a second or two."""
 
 Hashes = NDArray[np.uint64]
 
@@ -44,8 +47,9 @@ def decode_hashes(text: str) -> Hashes:
 class IdIndex:
     """All ids seen so far, as sorted runs of hashes, merged as a log-structured tree is.
 
-    Memory: 8 bytes a row and about 100 a shard. Time: O(log n) a row until a run has `LARGEST_RUN` rows, and
-    one more search for every full run.
+    Runs are files in the temporary folder, 8 bytes a row, mapped into memory, so that the kernel may take their pages
+    back. What has to stay in memory is a batch and about 100 bytes a shard. Time: O(log n) a row until a run has
+    `LARGEST_RUN` rows, and one more search for every full run.
     """
 
     def __init__(self) -> None:
@@ -61,6 +65,9 @@ class IdIndex:
         """Add a shard's hashes, and return what `flush` returns once `BATCH_ROWS` rows have gathered.
 
         A shard that was added already is left out: a commit may be reported more than once.
+
+        Raises:
+            OutputError: as `flush`.
         """
         if shard not in self._shards:
             self._shards.add(shard)
@@ -69,7 +76,11 @@ class IdIndex:
         return self.flush() if self._batch_rows >= BATCH_ROWS else _NOTHING
 
     def flush(self) -> Hashes:
-        """Compare what was added since the last flush, and return the hashes that are there twice or more."""
+        """Compare what was added since the last flush, and return the hashes that are there twice or more.
+
+        Raises:
+            OutputError: the temporary folder cannot hold them.
+        """
         if not self._batch:
             return _NOTHING
         ordered = np.sort(np.concatenate(self._batch))
@@ -85,15 +96,33 @@ class IdIndex:
 
     def _append(self, run: Hashes) -> None:
         if len(run):
-            self._runs.append(run)
+            self._runs.append(_merged_on_disk([run]))
         while len(self._runs) > 1 and self._should_merge():
-            merged = np.concatenate(self._runs[-2:])
-            self._runs[-2:] = [merged]
-            merged.sort()
+            self._runs[-2:] = [_merged_on_disk(self._runs[-2:])]
 
     def _should_merge(self) -> bool:
         before, last = len(self._runs[-2]), len(self._runs[-1])
         return before <= 2 * last and before + last <= LARGEST_RUN
+
+
+def _merged_on_disk(runs: list[Hashes]) -> Hashes:
+    """Return the hashes of some runs in order, in a file that is gone when nobody has them any more."""
+    try:
+        with tempfile.TemporaryFile(prefix="llmbatch-ids-") as file:
+            # Written before it is mapped: on a full disk a write fails, and a mapping ends the process.
+            for run in runs:
+                file.write(run.data)
+            file.flush()
+            merged = np.asarray(np.memmap(file, dtype=np.uint64, mode="r+"))
+    except OSError as error:
+        raise OutputError.of(
+            "TMPDIR",
+            tempfile.gettempdir(),
+            f"{error.strerror}: finding repeated ids takes 16 bytes of disk a row: make room there, name another "
+            "folder in TMPDIR, or set input.uniqueIds to trust; what is committed stays",
+        ) from error
+    merged.sort()
+    return merged
 
 
 _NOTHING: Hashes = np.empty(0, dtype=np.uint64)

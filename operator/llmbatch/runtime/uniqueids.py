@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class UniqueIds:
-    """Checks each commit against all before it. Needs 8 bytes of memory a row; see `IdIndex`."""
+    """Checks each commit against all before it. Needs 8 bytes of disk a row; see `IdIndex`."""
 
     def __init__(self, ledger: Ledger, manifest: Manifest, source: Input) -> None:
         self._ledger = ledger

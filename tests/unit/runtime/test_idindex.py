@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import tracemalloc
 from collections import Counter
 
 import numpy as np
@@ -46,6 +49,37 @@ def test_runs_stop_merging_at_the_bound(monkeypatch):
     assert len(index) == 1000
     assert max(map(len, index._runs)) <= 64
     assert sorted(index.add("again", values).tolist()) == sorted(values.tolist())
+
+
+def test_the_memory_stays_and_the_folder_is_empty_afterwards(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    index = IdIndex()
+    values = np.random.default_rng(0).permutation(4 * idindex.BATCH_ROWS).astype(np.uint64) + np.uint64(1)
+    tracemalloc.start()
+    index.add("a", values)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(index) == len(values)
+    assert held < values.nbytes / 100
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_temporary_folder_says_so():
+    script = """
+import resource, signal
+import numpy as np
+from llmbatch.errors import OutputError
+from llmbatch.runtime.idindex import BATCH_ROWS, IdIndex
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    IdIndex().add("a", np.arange(1, BATCH_ROWS + 1, dtype=np.uint64))
+except OutputError as error:
+    print(error)
+"""
+    told = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+    assert told.startswith("TMPDIR: ")
+    assert "File too large: finding repeated ids takes 16 bytes of disk a row" in told
 
 
 @given(st.lists(st.text()))
