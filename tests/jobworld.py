@@ -130,6 +130,13 @@ class World:
             pod.gone_at = self.now + seconds
         return [pod.name for pod in spot]
 
+    def cordon_spot(self, count: int) -> list[str]:
+        """Cordon the nodes of the oldest spot workers, and leave it at that."""
+        spot = [pod for pod in self.pods if pod.group == "spot" and pod.gone_at is None][:count]
+        for pod in spot:
+            pod.notice = Notice(kind="draining", source="node cordoned", spot_only=True)
+        return [pod.name for pod in spot]
+
     def lose_spot(self) -> None:
         """Take every spot node away without notice, for good."""
         self.pods = [pod for pod in self.pods if pod.group != "spot"]

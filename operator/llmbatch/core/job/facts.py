@@ -27,6 +27,8 @@ class Worker:
     """The pod."""
     notice: Notice | None = None
     """Its notice."""
+    counted_at: float | None = None
+    """When it was counted as on notice, Unix seconds; None: it is not yet."""
 
     @property
     def doomed(self) -> bool:
@@ -89,7 +91,9 @@ def workers(snapshot: Snapshot) -> list[Worker]:
     """Return the worker pods with their notices, by name: what is said of the first one does not waver."""
     on_node = {node.name: node.notice for node in snapshot.nodes if node.notice is not None}
     pods = sorted((pod for pod in snapshot.pods if pod.group != HEAD_GROUP), key=lambda pod: pod.name)
-    return [Worker(pod, _notice(snapshot, pod, on_node.get(pod.node or ""))) for pod in pods]
+    return [
+        Worker(pod, _notice(snapshot, pod, on_node.get(pod.node or "")), _counted_at(snapshot, pod)) for pod in pods
+    ]
 
 
 def workers_to_count(snapshot: Snapshot) -> list[Worker]:
@@ -106,9 +110,13 @@ def _notice(snapshot: Snapshot, pod: PodObservation, on_node: Notice | None) -> 
     notice = merged((pod.notice, on_node))
     if notice is None:
         return None
-    preemptions = snapshot.job.status.preemptions
-    first_seen = unix(preemptions.counted.get(pod.name)) if preemptions else None
+    first_seen = _counted_at(snapshot, pod)
     return notice.seen(snapshot.now if first_seen is None else first_seen, spot=pod.group == SPOT_GROUP)
+
+
+def _counted_at(snapshot: Snapshot, pod: PodObservation) -> float | None:
+    preemptions = snapshot.job.status.preemptions
+    return unix(preemptions.counted.get(pod.name)) if preemptions else None
 
 
 def works(snapshot: Snapshot) -> bool:

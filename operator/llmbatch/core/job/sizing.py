@@ -4,7 +4,8 @@ KubeRay 1.6 counts every pod of a group, terminating ones too, except those name
 has too many it takes any. So a worker on notice is made up for by a larger size while it still runs, one that
 terminates is named, and whatever is to shrink is named as well. A pod that KubeRay has made and that is not seen yet
 cannot be named: the group shrinks by it once it is. Nor is one named that may be gone before KubeRay reads its name:
-KubeRay makes another one for it, and that one is named.
+KubeRay makes another one for it, and that one is named. One that was asked to leave and that nobody takes, as on a
+node that is cordoned and left so, is named once its place is filled.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ WARM_UP_SECONDS = 300.0
 
 NAMING_SECONDS = 3.0
 """A worker that terminates is named while it lasts this much longer: a name takes that long to reach a busy KubeRay."""
+
+LINGERING_SECONDS = 300.0
+"""A worker that was asked to leave is named after this long: a drain has evicted it by then, and its batches ended."""
 
 
 class GroupSize(NamedTuple):
@@ -99,13 +103,18 @@ def group_size(
         asked: The size that KubeRay was told before.
     """
     going = {worker.pod.name for worker in found if worker.pod.name in told or _terminates_slowly(worker, now)}
-    noticed = [worker for worker in found if worker.doomed and worker.pod.name not in going]
     staying = [worker for worker in found if not worker.doomed and worker.pod.name not in going]
     surplus = sorted(staying, key=_cheapest_first)[: max(0, len(staying) - target)]
     going |= {worker.pod.name for worker in surplus}
+    filled = sum(worker.useful for worker in staying) >= target
+    lingering = {worker.pod.name for worker in found if filled and _lingers(worker, now)} - going
+    going |= lingering
+    noticed = [worker for worker in found if worker.doomed and worker.pod.name not in going]
     reason = ""
     if surplus:
         reason = f"{len(surplus)} of {len(staying)} workers are more than can be used"
+    elif lingering:
+        reason = f"{len(lingering)} that were asked to leave stay on and are made up for"
     elif noticed:
         reason = f"{len(noticed)} on notice are made up for"
     size = target + len(noticed)
@@ -119,6 +128,14 @@ def _terminates_slowly(worker: Worker, now: float) -> bool:
         return worker.pod.terminating
     # The pods of a machine that is gone are deleted without grace.
     return notice.kind != "lost" and (notice.deadline is None or notice.deadline - now >= NAMING_SECONDS)
+
+
+def _lingers(worker: Worker, now: float) -> bool:
+    """Tell whether nobody takes a worker that gets no more batches: Karpenter waits for a pod that asks it to."""
+    notice, known_since = worker.notice, worker.counted_at
+    if notice is None or known_since is None or worker.pod.terminating:
+        return False
+    return notice.kind == "draining" and notice.deadline is None and now - known_since >= LINGERING_SECONDS
 
 
 def _cheapest_first(worker: Worker) -> tuple[bool, bool, float]:

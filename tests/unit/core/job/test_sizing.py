@@ -8,15 +8,16 @@ from controllerkit import NOW, cluster, pod, progress, running_snapshot, spec
 from llmbatch.core.job.decide import decide
 from llmbatch.core.job.facts import Worker
 from llmbatch.core.job.plan import PatchWorkerGroup, SendCapacity
-from llmbatch.core.job.sizing import group_size
+from llmbatch.core.job.sizing import LINGERING_SECONDS, group_size
 from llmbatch.core.job.snapshot import Notice, PodObservation, RuntimeObservation
 
 NOTICE = Notice(kind="reclaim", source="spot-itn", deadline=NOW + 120)
+ASKED_TO_LEAVE = Notice(kind="draining", source="node cordoned", spot_only=True)
 
 
-def worker(name: str, **fields: object) -> Worker:
+def worker(name: str, counted_at: float | None = None, **fields: object) -> Worker:
     seen = pod(name, **fields)
-    return Worker(pod=seen, notice=seen.notice)
+    return Worker(pod=seen, notice=seen.notice, counted_at=counted_at)
 
 
 def test_a_worker_on_notice_is_made_up_for_while_it_still_runs():
@@ -61,13 +62,38 @@ def test_a_worker_once_told_to_go_goes():
     assert group_size(found, 2, NOW, frozenset({"a"}))[:2] == (2, ("a",))
 
 
+def lingering(name: str, **fields: object) -> Worker:
+    known = {"notice": ASKED_TO_LEAVE, "counted_at": NOW - LINGERING_SECONDS, **fields}
+    return worker(name, **known)  # type: ignore[arg-type]
+
+
+def test_a_worker_that_was_asked_to_leave_and_is_left_alone_goes_once_its_place_is_filled():
+    """As on a node that is cordoned and left so: its GPU would be paid for to the end of the job."""
+    assert group_size([lingering("a"), worker("b", ready=False)], 1, NOW, asked=2)[:2] == (2, ())
+    assert group_size([lingering("a"), worker("b")], 1, NOW, asked=2)[:2] == (1, ("a",))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"counted_at": NOW - LINGERING_SECONDS + 1},
+        {"counted_at": None},
+        {"notice": NOTICE},
+        {"notice": Notice(kind="draining", source="scheduled-maintenance", deadline=NOW + 3600)},
+    ],
+)
+def test_a_worker_that_may_yet_be_taken_is_left_to_whoever_takes_it(fields: dict[str, object]):
+    assert group_size([lingering("a", **fields), worker("b")], 1, NOW, asked=2)[:2] == (2, ())
+
+
 WORKERS = st.lists(
     st.builds(
         worker,
         st.sampled_from([f"w{index}" for index in range(12)]),
+        st.sampled_from([None, NOW - 60, NOW - LINGERING_SECONDS]),
         ready=st.booleans(),
         terminating=st.booleans(),
-        notice=st.sampled_from([None, NOTICE]),
+        notice=st.sampled_from([None, NOTICE, ASKED_TO_LEAVE]),
         created_at=st.floats(NOW - 5000, NOW),
     ),
     unique_by=lambda worker: worker.pod.name,

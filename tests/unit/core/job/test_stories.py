@@ -187,6 +187,20 @@ def test_notices_are_counted_once_each_and_do_not_end_the_attempt():
     assert world.status.attempt == 1
 
 
+def test_a_node_that_is_cordoned_and_left_so_is_given_back_and_counts_once():
+    world = World(rows=10**6).run(until="Running").run(passes=4)
+    [name] = world.cordon_spot(1)
+    world.run(passes=10)
+    assert name in {pod.name for pod in world.pods}
+    assert world.cluster.groups[0].replicas == 5
+    world.run(passes=60)
+    assert name not in {pod.name for pod in world.pods}
+    assert world.cluster.groups[0].replicas == 4
+    assert sum(world.works(pod) for pod in world.pods if pod.group == "spot") == 4
+    assert (world.status.preemptions.total, world.status.preemptions.failures) == (1, 0)
+    assert (world.status.attempt, world.status.interruptions, world.status.failures) == (1, 0, 0)
+
+
 def test_spot_that_does_not_come_is_said_in_seconds():
     world = World(spot_nodes=0, spec=spec(capacity={"spot": {"max": 2}}))
     started = world.now
