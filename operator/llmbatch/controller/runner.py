@@ -60,6 +60,7 @@ class JobRunner:
         self._memory = Memory()
         self._awake = asyncio.Event()
         self._failures = 0
+        self._gone = False
         self.pass_began: float | None = None
         """Monotonic time at which the present pass began; None between passes."""
         self.phase = "Pending"
@@ -109,6 +110,8 @@ class JobRunner:
 
     async def _guarded_pass(self) -> float | None:
         """Run a pass; return the seconds until the next one, None: until a change."""
+        if self._gone:
+            return await self._read_again()
         self.pass_began = time.monotonic()
         try:
             delay = await self._pass()
@@ -249,8 +252,10 @@ class JobRunner:
         except LLMBatchError as error:
             return self._later(error)
         if body is None or body["metadata"]["uid"] != self.uid:
-            return None  # The watch says so too, and ends this loop.
-        self._body = body
+            # The watch will say so too, and end this loop. Until then nothing is done for the job, whatever wakes it.
+            self._gone = True
+            return None
+        self._gone, self._body = False, body
         return STALE_SECONDS
 
     def _later(self, error: Exception) -> float:

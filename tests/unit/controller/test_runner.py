@@ -156,6 +156,31 @@ def test_a_job_that_is_gone_meanwhile_waits_for_its_end():
     assert one_pass(fakes, made) is None
 
 
+def test_a_job_that_is_gone_gets_no_children_when_something_wakes_it():
+    """Its children go as well, and each of them wakes its loop; the watch may not say for long that it is gone."""
+    fakes = new_job()
+    fakes.fails = {"write_status": [StaleError("gone")]}
+    made = runner(fakes)
+    fakes.uid = ""
+    one_pass(fakes, made)
+    fakes.calls.clear()
+    assert one_pass(fakes, made) is None
+    assert fakes.calls == ["get"]
+
+
+def test_a_job_that_is_there_after_all_goes_on():
+    """An API server that has just started may not know the definition yet."""
+    fakes = new_job()
+    fakes.fails = {"write_status": [StaleError("gone")]}
+    made = runner(fakes)
+    fakes.uid = ""
+    one_pass(fakes, made)
+    fakes.uid = UID
+    assert one_pass(fakes, made) == STALE_SECONDS
+    one_pass(fakes, made)
+    assert fakes.calls[-1] == "write_status"
+
+
 def test_failures_back_off_with_jitter_and_the_first_success_forgets_them():
     fakes = new_job()
     fakes.fails = {"observe": [ApiServerError("away")] * 12}
