@@ -23,6 +23,7 @@ from llmbatch.controller import health
 from llmbatch.controller.handlers import Handlers
 from llmbatch.controller.jobs import Jobs
 from llmbatch.controller.metrics import Metrics
+from llmbatch.controller.relist import tell_missed_deletions
 from llmbatch.controller.runner import Tools
 from llmbatch.controller.toggles import wake_on_change_only
 from llmbatch.controller.watch import ABSENT_SECONDS, Watch
@@ -106,6 +107,7 @@ class Operator:
         app = health.application(self.jobs.longest_pass, self.ready.is_set, self.metrics)
         self._server = await health.serve(app, self._options.host, self._options.port)
         wake_on_change_only()
+        tell_missed_deletions()
         stop = stop or asyncio.Event()
         found = {"KubeRay": self._watch.kuberay_installed, KIND: self._watch.jobs_served}
         asked = {what: asyncio.Event() for what in found}

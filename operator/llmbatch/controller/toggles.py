@@ -2,8 +2,8 @@
 
 kopf lets no handler run before everything that it indexes was listed once. Each object that was indexed drops a toggle,
 and with it kopf 1.45 wakes every task that waits for the last one: 3 000 objects are nine million wake-ups, and most of
-a restart. Here the waiting are woken when the set as a whole turns on or off, which is all they wait for. It is the one
-place that touches private names of kopf; without them kopf's own way stays.
+a restart. Here the waiting are woken when the set as a whole turns on or off, which is all they wait for. This and
+`relist` are the two places that touch private names of kopf; without them kopf's own way stays.
 """
 
 from __future__ import annotations
