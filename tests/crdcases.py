@@ -134,4 +134,5 @@ CHANGES_REFUSED = [
     Refused("spec.shardRows", {"shardRows": 17}),
     Refused("spec.retryFailed", {"retryFailed": True}, "immutable"),
     Refused("spec.shardRows", {"shardRows": None}, "immutable"),
+    Refused("spec.capacity.gpusPerWorker", {"capacity": {"gpusPerWorker": 1}}, "immutable: create another job"),
 ]

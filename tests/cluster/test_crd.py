@@ -39,11 +39,11 @@ def create(api: Kube, change: dict[str, Any]) -> None:
     api.thread.run(api.client._request("POST", path, document("new", change), query=query))
 
 
-def replace(api: Kube, change: dict[str, Any]) -> None:
-    """Replace the spec of the stored job, without storing it."""
-    path = paths.single(KIND, api.namespace, "stored")
-    body = document("stored", change)
-    stored = api.get(KIND, "stored")
+def replace(api: Kube, change: dict[str, Any], name: str = "stored") -> None:
+    """Replace the spec of a stored job, without storing it."""
+    path = paths.single(KIND, api.namespace, name)
+    body = document(name, change)
+    stored = api.get(KIND, name)
     assert stored is not None
     body["metadata"]["resourceVersion"] = stored["metadata"]["resourceVersion"]
     api.thread.run(api.client._request("PUT", path, body, query={"dryRun": "All"}))
@@ -86,3 +86,11 @@ def test_the_api_server_accepts_a_change_of_what_may_change(api: Kube, change: d
 def test_the_api_server_refuses_a_change_of_what_is_read_or_written(api: Kube, case: crdcases.Refused):
     with refused(case):
         replace(api, case.change)
+
+
+def test_the_size_of_a_worker_stays_as_it_was_given(api: Kube):
+    api.create(document("sized", {"capacity": {"gpusPerWorker": 2}}))
+    for change in ({"capacity": {"gpusPerWorker": 4}}, {"capacity": {"spot": {"max": 3}}}, {}):
+        with refused(crdcases.Refused("spec.capacity.gpusPerWorker", change, "immutable: create another job")):
+            replace(api, change, "sized")
+    replace(api, {"capacity": {"gpusPerWorker": 2, "spot": {"max": 3}}}, "sized")

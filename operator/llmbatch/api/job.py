@@ -357,6 +357,20 @@ class Fallback(StrictDocument):
 class CapacitySpec(StrictDocument):
     """How many workers of which kind. Read in a cluster only."""
 
+    # The workers that run keep the GPUs they have: with another number they would all be counted wrong.
+    model_config = {
+        "json_schema_extra": {
+            "x-kubernetes-validations": [
+                cel(
+                    "has(self.gpusPerWorker) == has(oldSelf.gpusPerWorker)"
+                    " && (!has(self.gpusPerWorker) || self.gpusPerWorker == oldSelf.gpusPerWorker)",
+                    "immutable: create another job",
+                    field_path=".gpusPerWorker",
+                )
+            ]
+        }
+    }
+
     gpus_per_worker: Annotated[int, Field(ge=0, le=16)] | None = None
     """GPUs of one worker pod. Left out, as many as the largest replica of a stage needs."""
     spot: SpotCapacity = SpotCapacity()
