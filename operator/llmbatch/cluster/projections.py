@@ -29,6 +29,8 @@ from llmbatch.errors import InternalError
 Body = Mapping[str, Any]
 Classify = Callable[[Body], Notice | None]
 """From a Node or Pod to the strongest signal on it."""
+PREPARED = "PodReadyToStartContainers"
+"""Condition of a pod whose volumes and network are there (KEP-3085, on by default since Kubernetes 1.29)."""
 
 
 class ClusterPod(NamedTuple):
@@ -128,6 +130,9 @@ def pod_of(body: Body, gpu_resource: str, classify: Classify) -> ClusterPod | No
         group=group,
         phase=status.get("phase", "Pending"),
         ready=conditions.get("Ready", {}).get("status") == "True",
+        unready_since=_false_since(conditions.get("Ready", {})),
+        # A worker's would wake its job once more as it starts.
+        unprepared_since=_false_since(conditions.get(PREPARED, {})) if group == HEAD_GROUP else None,
         created_at=unix(metadata.get("creationTimestamp")) or 0.0,
         terminating="deletionTimestamp" in metadata,
         node=spec.get("nodeName"),
@@ -214,6 +219,10 @@ def _gpus(spec: Body, resource: str) -> int:
     containers = spec.get("containers") or ()
     limits = ((container.get("resources") or {}).get("limits") or {} for container in containers)
     return sum(int(limit.get(resource, 0)) for limit in limits)
+
+
+def _false_since(condition: Body) -> float | None:
+    return unix(condition.get("lastTransitionTime")) if condition.get("status") == "False" else None
 
 
 def _waiting(status: Body) -> Body:

@@ -79,6 +79,21 @@ def test_why_a_pod_waits_is_kept_in_the_words_of_scheduler_and_kubelet():
     assert seen.restarts == 3
 
 
+def test_since_when_a_head_lacks_volumes_and_is_not_ready_is_kept():
+    def condition(kind: str, status: str) -> dict[str, str]:
+        return {"type": kind, "status": status, "lastTransitionTime": "2026-01-31T12:00:05Z"}
+
+    conditions = [condition("PodReadyToStartContainers", "False"), condition("Ready", "False")]
+    head, worker = ({"ray.io/node-type": "head"}, {"llmbatch.dev/capacity": "spot"})
+    seen = seen_of(pod(head, status={"conditions": conditions})).pod
+    assert (seen.unprepared_since, seen.unready_since) == (seen.created_at + 5, seen.created_at + 5)
+    seen = seen_of(pod(worker, status={"conditions": conditions})).pod
+    assert (seen.unprepared_since, seen.unready_since) == (None, seen.created_at + 5)
+    conditions = [condition("PodReadyToStartContainers", "True"), condition("Ready", "True")]
+    seen = seen_of(pod(head, status={"conditions": conditions})).pod
+    assert (seen.unprepared_since, seen.unready_since) == (None, None)
+
+
 def test_a_cluster_keeps_its_groups_in_order_and_who_was_told_to_go():
     groups = [
         {"groupName": "spot", "replicas": 2, "scaleStrategy": {"workersToDelete": ["w1"]}},

@@ -77,6 +77,10 @@ class PodObservation(Document):
     """The pod's phase."""
     ready: bool = False
     """Its Ready condition."""
+    unready_since: float | None = None
+    """Since when its node's kubelet has said that it is not ready, Unix seconds."""
+    unprepared_since: float | None = None
+    """Of a head: since when the kubelet has said that its volumes or its network are not there."""
     created_at: float = 0.0
     """When it was created."""
     terminating: bool = False

@@ -24,6 +24,10 @@ UNSCHEDULABLE_SECONDS = 5.0
 """A pod that no node takes is a stall after this long: the scheduler's first look takes less."""
 SILENT_SECONDS = 60.0
 """A driver or a head that should answer and does not is a stall after this long."""
+UNPREPARED_SECONDS = 120.0
+"""A head without its volumes or its network is a stall after this long: to attach a disk takes less."""
+UNREADY_SECONDS = 1800.0
+"""A head that has a node and is not ready is a stall after this long, whatever it does: a large image takes minutes."""
 BROKEN = frozenset(
     {
         "ImagePullBackOff",
@@ -138,6 +142,23 @@ def _lost_head(snapshot: Snapshot) -> Stall | None:
     return Stall(HEAD_NOT_READY, "The head is not ready any more: its node may be gone, or the head hangs")
 
 
+def _slow_head(snapshot: Snapshot) -> Stall | None:
+    """A head of which neither scheduler nor kubelet says in its status what is wrong, as where a Secret is missing."""
+    head = head_pod(snapshot)
+    if head is None or head.ready or head.terminating or head.node is None:
+        return None
+    where = f"see the events of `kubectl -n {snapshot.job.namespace} describe pod {head.name}`"
+    if head.phase == "Pending" and _past(head.unprepared_since, UNPREPARED_SECONDS, snapshot.now):
+        return Stall(HEAD_NOT_READY, f"The head has a node and lacks a volume or its network there: {where}")
+    if _past(head.unready_since, UNREADY_SECONDS, snapshot.now):
+        return Stall(HEAD_NOT_READY, f"The head has a node and was not ready for half an hour: {where}")
+    return None
+
+
+def _past(since: float | None, seconds: float, now: float) -> bool:
+    return since is not None and now - since >= seconds
+
+
 def _workers(snapshot: Snapshot) -> Stall | None:
     """Only when none works: a job with some of its workers is degraded, not stalled."""
     found = workers(snapshot)
@@ -181,6 +202,7 @@ CHECKS: tuple[Callable[[Snapshot], Stall | None], ...] = (
     _cluster_failure,
     _head,
     _lost_head,
+    _slow_head,
     _workers,
     _silent_head,
     _silent_driver,

@@ -114,6 +114,16 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
         "HeadNotReady",
         "its node may be gone",
     ),
+    "head without a volume": (
+        heads(ready=False, phase="Pending", waiting_reason="ContainerCreating", unprepared_since=NOW - 120),
+        "HeadNotReady",
+        "lacks a volume or its network there: see the events of `kubectl -n team describe pod head`",
+    ),
+    "head that never becomes ready": (
+        heads(ready=False, unready_since=NOW - 1800),
+        "HeadNotReady",
+        "not ready for half an hour: see the events of `kubectl -n team describe pod head`",
+    ),
     "no worker with a node": (
         {"pods": (PODS[0], pod("w0", **PENDING, unschedulable="0/2 nodes are available: 2 Insufficient cpu."))},
         "Unschedulable",
@@ -169,6 +179,20 @@ def test_what_is_only_a_matter_of_time_is_no_stall():
     young = pod("w0", **PENDING, unschedulable="0/1 nodes are available", created_at=NOW - 2)
     starting = pod("w1", ready=False, waiting_reason="ContainerCreating")
     assert stall(running_snapshot(pods=(PODS[0], young, starting))) is None
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"phase": "Pending", "unprepared_since": NOW - 119, "unready_since": NOW - 119},
+        {"phase": "Pending", "unready_since": NOW - 1799},
+        {"unready_since": NOW - 7200, "terminating": True},
+        {"phase": "Failed", "unprepared_since": NOW - 600, "unready_since": NOW - 600},
+    ],
+    ids=["attaching a disk", "pulling a large image", "leaving", "ended"],
+)
+def test_a_head_that_takes_its_time_is_no_stall(fields: dict[str, Any]):
+    assert stall(running_snapshot(**heads(ready=False, **fields), ray=RayApiObservation())) is None
 
 
 def test_what_goes_with_an_earlier_job_of_the_name_is_no_stall():
