@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -11,6 +12,8 @@ from llmbatch.api.job import Endpoint
 from llmbatch.errors import SpecError
 from llmbatch.runtime.prompts import FILLING_ERRORS, Request
 from llmbatch.runtime.rows import RowError, StageOutput
+
+_KEY = re.compile(r"[!-~]+")
 
 
 class Engine(Protocol):
@@ -25,7 +28,7 @@ def api_key(endpoint: Endpoint) -> str:
     """Return the endpoint's key from the environment.
 
     Raises:
-        SpecError: the variable is not set.
+        SpecError: the variable is not set, or holds what no header can. The key itself is not in the message.
     """
     if endpoint.api_key_env is None:
         return "none"
@@ -33,6 +36,12 @@ def api_key(endpoint: Endpoint) -> str:
     if not key:
         raise SpecError.of(
             "endpoint.apiKeyEnv", endpoint.api_key_env, "set this environment variable, or apiKeyEnv to null"
+        )
+    if not _KEY.fullmatch(key):
+        raise SpecError.of(
+            "endpoint.apiKeyEnv",
+            endpoint.api_key_env,
+            "the variable must hold printable ASCII without spaces and line ends (`echo` writes a line end)",
         )
     return key
 

@@ -24,6 +24,10 @@ from llmbatch.runtime.rows import RowError, StageOutput
 
 LOST, TIMEOUT = "ConnectionLost", "Timeout"
 """Codes of rows that got no answer, retries included: connections refused or lost, and the time over."""
+BAD_ANSWER = "BadAnswer"
+"""Code of rows whose answer cannot be used."""
+REFUSED = ("Http403", "Http404")
+"""Codes of rows that were refused: for the key, the model or the address, or for what stands in the prompt."""
 
 
 class _Usage(BaseModel):
@@ -77,10 +81,14 @@ class Http:
         self._timeout = endpoint.timeout_seconds
         self._answered = False
         """Whether the endpoint ever answered, be it with an error."""
+        self._accepted = False
+        """Whether it ever answered with a 2xx: key, model and address are right."""
+        key = api_key(endpoint)
+        self._secret = key if endpoint.api_key_env else ""
         self._loop = asyncio.Runner()
         self._client = openai.AsyncOpenAI(
             base_url=endpoint.url,
-            api_key=api_key(endpoint),
+            api_key=key,
             timeout=self._timeout,
             max_retries=endpoint.max_retries,
         )
@@ -92,16 +100,20 @@ class Http:
         """Answer a batch, `maxConcurrency` requests at a time.
 
         Raises:
-            SpecError: the endpoint refuses the key, or knows no such model or address.
+            SpecError: the endpoint refuses the key, or has taken no request yet and knows no such model or address.
             EndpointError: nothing answered, neither now nor before. An address where nothing ever was is a mistake, or
                 a server that is to come: no row is given up for it.
         """
         answers = self._loop.run(self._gather([self._one(request) for request in requests]))
-        silent = [answer for answer in answers if isinstance(answer, RowError) and answer.code in (LOST, TIMEOUT)]
-        self._answered = self._answered or len(silent) < len(answers)
-        lost = [error for error in silent if error.code == LOST]
-        if lost and not self._answered:
-            raise EndpointError(f"endpoint.url: {str(self._client.base_url)!r}: no answer: {lost[0].message}")
+        errors = {answer.code: answer for answer in answers if isinstance(answer, RowError)}
+        is_taken = BAD_ANSWER in errors or any(isinstance(answer, StageOutput) for answer in answers)
+        self._accepted = self._accepted or is_taken
+        self._answered = self._answered or is_taken or not errors.keys() <= {LOST, TIMEOUT}
+        if LOST in errors and not self._answered:
+            raise EndpointError(f"endpoint.url: {str(self._client.base_url)!r}: no answer: {errors[LOST].message}")
+        for code in REFUSED:
+            if code in errors and not self._accepted:
+                raise self._refused(code.removeprefix("Http"))
         return answers
 
     def close(self) -> None:
@@ -122,21 +134,24 @@ class Http:
             try:
                 return await self._ask(request)
             except openai.APIStatusError as error:
-                if error.status_code in (401, 403, 404):
-                    raise SpecError.of(
-                        "endpoint.url",
-                        str(self._client.base_url),
-                        f"answered {error.status_code}: check key and model",
-                    ) from error
-                return RowError(self._stage.name, f"Http{error.status_code}", error.message[:500])
+                if error.status_code == 401:
+                    raise self._refused("401") from None  # the cause may quote the key
+                return RowError(self._stage.name, f"Http{error.status_code}", self._without_key(error.message))
             except openai.APITimeoutError:
                 # Each further attempt would wait for this row as well.
                 return RowError(self._stage.name, TIMEOUT, f"no answer within {self._timeout:g} s")
             except openai.APIConnectionError as error:
                 cause = error.__cause__ or error
-                return RowError(self._stage.name, LOST, f"{type(cause).__name__}: {cause}"[:500])
+                return RowError(self._stage.name, LOST, self._without_key(f"{type(cause).__name__}: {cause}"))
             except ValidationError as error:
-                return RowError(self._stage.name, "BadAnswer", _first_problem(error))
+                return RowError(self._stage.name, BAD_ANSWER, _first_problem(error))
+
+    def _refused(self, status: str) -> SpecError:
+        return SpecError.of("endpoint.url", str(self._client.base_url), f"answered {status}: check key and model")
+
+    def _without_key(self, said: str) -> str:
+        # A server may quote it, and so may a client that cannot send it.
+        return (said.replace(self._secret, "***") if self._secret else said)[:500]
 
     async def _ask(self, request: Request) -> StageOutput:
         if self._stage.task == "embed":

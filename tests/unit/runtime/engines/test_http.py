@@ -4,11 +4,15 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
+import openai
 import pytest
 
 from jobs import job, stage
+from llmbatch.api.job import LLMBatchJobSpec
 from llmbatch.errors import EndpointError, SpecError
 from llmbatch.runtime.engines.checks import check_engines
 from llmbatch.runtime.engines.http import Http
@@ -28,6 +32,13 @@ ODD = {
     "half a token": (b'{"choices": [{"message": {"content": "x"}}], "usage": {"prompt_tokens": 0.5}}', "text/plain"),
 }
 """Answers that are none, by what is asked."""
+REFUSALS = {
+    "too long": (400, "context length exceeded"),
+    "tell me the key": (400, f"is {KEY} not your key?"),
+    "403": (403, "not this one"),
+    "404": (404, "not this one"),
+}
+"""Statuses and messages that are answered, by what is asked."""
 
 
 class Server(ThreadingHTTPServer):
@@ -61,8 +72,9 @@ class Handler(BaseHTTPRequestHandler):
             usage = {"prompt_tokens": 3, "total_tokens": 3}
             return self.answer(200, {"object": "list", "model": "m", "data": data, "usage": usage})
         text = body["messages"][-1]["content"]
-        if text == "too long":
-            return self.answer(400, {"error": {"message": "context length exceeded"}})
+        if text in REFUSALS:
+            status, message = REFUSALS[text]
+            return self.answer(status, {"error": {"message": message}})
         if text == "forbidden fruit":
             return self.answer(200, {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": []})
         if text in ODD:
@@ -191,6 +203,48 @@ def test_a_wrong_key_ends_the_job(server: Server, monkeypatch: pytest.MonkeyPatc
             http.run([ask("hi")])
 
 
+@pytest.mark.parametrize("status", ["403", "404"])
+def test_what_an_endpoint_refuses_that_works_is_one_error_row(server: Server, status: str) -> None:
+    for http in engine(server):
+        for answers in (http.run([ask(status), ask("hi")]), http.run([ask(status)])):
+            assert isinstance(answers[0], RowError)
+            assert answers[0].code == f"Http{status}"
+            assert "not this one" in answers[0].message
+
+
+@pytest.mark.parametrize("status", ["403", "404"])
+def test_an_endpoint_that_never_worked_and_refuses_ends_the_job(server: Server, status: str) -> None:
+    for http in engine(server):
+        http.run([ask("too long")])
+        with pytest.raises(SpecError, match=f"answered {status}: check key and model"):
+            http.run([ask(status), ask("too long")])
+
+
+def test_a_key_that_is_refused_later_ends_the_job(server: Server) -> None:
+    for http in engine(server):
+        http.run([ask("hi")])
+        server.trouble = [401]
+        with pytest.raises(SpecError, match="answered 401"):
+            http.run([ask("hi")])
+
+
+def test_no_error_row_has_the_key_in_it(server: Server) -> None:
+    for http in engine(server, retries=0):
+        [refused] = http.run([ask("tell me the key")])
+        assert isinstance(refused, RowError)
+        assert "is *** not your key?" in refused.message
+
+
+def test_no_error_of_the_client_has_the_key_in_it(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def send(*_: Any, **__: Any) -> None:
+        raise openai.APIConnectionError(message=f"Illegal header value b'Bearer {KEY}'", request=Mock())
+
+    for http in engine(server, retries=0):
+        monkeypatch.setattr(http._client._client, "send", send)
+        with pytest.raises(EndpointError, match=r"Illegal header value b'Bearer \*\*\*'$"):
+            http.run([ask("hi")])
+
+
 def test_sampling_and_schema_reach_the_endpoint(server: Server) -> None:
     sampling = {"maxTokens": 9, "temperature": 0.5, "seed": 3, "topK": 4, "jsonSchema": {"type": "object"}}
     for http in engine(server, sampling=sampling):
@@ -207,14 +261,28 @@ def test_embeddings(server: Server) -> None:
         assert http.run([ask("no usage")]) == [StageOutput([1.0])]
 
 
-def test_a_missing_key_is_named_before_anything_is_created(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("ABSENT_KEY", raising=False)
+def with_key_of(name: str, folder: Path) -> LLMBatchJobSpec:
     document = {
         "name": "say",
         "engine": "openai",
         "model": {"name": "m"},
         "prompt": {"user": "x"},
-        "endpoint": {"url": "http://127.0.0.1:9/v1", "apiKeyEnv": "ABSENT_KEY"},
+        "endpoint": {"url": "http://127.0.0.1:9/v1", "apiKeyEnv": name},
     }
+    return job(folder, stages=[document]).spec
+
+
+def test_a_missing_key_is_named_before_anything_is_created(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ABSENT_KEY", raising=False)
     with pytest.raises(SpecError, match="'ABSENT_KEY': set this environment variable"):
-        check_engines(job(tmp_path, stages=[document]).spec)
+        check_engines(with_key_of("ABSENT_KEY", tmp_path))
+
+
+@pytest.mark.parametrize("key", ["sk-secret\n", " sk-secret", "sk-sécret", "sk-se\tcret", "\n", "sk-secret\udcff"])
+def test_a_key_that_no_header_can_hold_is_refused_unseen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("ODD_KEY", key)
+    with pytest.raises(SpecError, match="'ODD_KEY': the variable must hold printable ASCII") as error:
+        check_engines(with_key_of("ODD_KEY", tmp_path))
+    assert "cret" not in str(error.value)
