@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import orjson
 
+from llmbatch.runtime.readers.parquet import ParquetRecord
 from llmbatch.runtime.readers.text import CsvRecord
 from llmbatch.runtime.rows import dumps
 
@@ -76,6 +77,8 @@ def csv_decoder(header: list[str], id_field: str | None, keep: Fields) -> Callab
             return "", "{}", f"it has {len(record)} values where the header has {len(header)} names"
         row = dict(zip(header, record, strict=True))
         row_id, problem = ("", "") if id_field is None else own_id(row, id_field)
+        if not _is_utf8(row_id):
+            return "", "{}", "its id is not UTF-8"
         try:
             return row_id, orjson.dumps({name: row[name] for name in kept}), problem
         except orjson.JSONEncodeError:
@@ -84,14 +87,16 @@ def csv_decoder(header: list[str], id_field: str | None, keep: Fields) -> Callab
     return decode
 
 
-def parquet_decoder(id_field: str | None, keep: Fields) -> Callable[[dict[str, Any]], Decoded]:
+def parquet_decoder(id_field: str | None, keep: Fields) -> Callable[[ParquetRecord], Decoded]:
     """Return the decoder of one row of Parquet, as Python values.
 
     Dates and times become ISO 8601 text, decimals text, bytes hexadecimal digits.
     """
     names = _in_order(keep)
 
-    def decode(row: dict[str, Any]) -> Decoded:
+    def decode(row: ParquetRecord) -> Decoded:
+        if isinstance(row, ValueError):
+            return "", "{}", str(row)
         row_id, problem = ("", "") if id_field is None else own_id(row, id_field)
         fields = row if names is None else _kept(row, names)
         try:
@@ -100,6 +105,15 @@ def parquet_decoder(id_field: str | None, keep: Fields) -> Callable[[dict[str, A
             return row_id, "{}", problem or f"it has no JSON form: {error}"
 
     return decode
+
+
+def _is_utf8(text: str) -> bool:
+    # A byte that is not came through as half of a surrogate pair.
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _in_order(keep: Fields) -> tuple[str, ...] | None:

@@ -11,7 +11,7 @@ from wcmatch import glob
 from llmbatch.api.job import Input, is_remote
 from llmbatch.errors import InputError
 from llmbatch.runtime.readers.objects import Place, locate, not_a_file
-from llmbatch.runtime.readers.shards import field_names, read_split_tables
+from llmbatch.runtime.readers.shards import first_fields
 from llmbatch.runtime.shards import InputFile, Split
 from llmbatch.runtime.storage import local_path, open_store, reporting
 
@@ -49,7 +49,7 @@ def sample_fields(files: Sequence[InputFile], source: Input) -> frozenset[str]:
     """Return the names of the fields that the first rows have, for checks before anything is created.
 
     The first file with a readable row decides; none in the first `SAMPLE_FILES` files means that the input is not
-    what `input.format` says. An input without any row has no fields.
+    what `input.format` says. An input without any row has no fields. Of Parquet only the ids are read.
 
     Raises:
         InputError: no row can be read, or a file cannot.
@@ -57,12 +57,10 @@ def sample_fields(files: Sequence[InputFile], source: Input) -> frozenset[str]:
     """
     problem = ""
     for file in files[:SAMPLE_FILES]:
-        for _, table in read_split_tables(Split(file, 0, 0, None), source, SAMPLE_ROWS, None):
-            names, first_problem = field_names(table)
-            if names:
-                return names
-            problem = problem or first_problem
-            break
+        names, first_problem = first_fields(Split(file, 0, 0, None), source, SAMPLE_ROWS)
+        if names:
+            return names
+        problem = problem or first_problem
     if problem:
         raise InputError.of("input.format", source.format, f"no row at the beginning can be read as it; {problem}")
     return frozenset()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,6 +12,10 @@ import pyarrow.parquet as pq
 from llmbatch.errors import InputError
 from llmbatch.runtime.readers.objects import LARGEST_READ, ObjectFile
 from llmbatch.runtime.shards import InputFile, Split
+
+ParquetRecord: TypeAlias = dict[str, Any] | ValueError
+UNREADABLE = (ValueError, OverflowError, KeyError)
+"""What Arrow raises for a value that Python does not hold: a date far off, bad UTF-8, a key twice in a map."""
 
 
 class ParquetRows:
@@ -67,11 +71,22 @@ class ParquetRows:
                 pending = table.slice(size).to_batches()
             if left == 0:
                 return
+        if left > 0:
+            raise self._damaged(f"row {end - left} is not there")
 
-    def records(self, table: pa.Table) -> list[dict[str, Any]]:
-        """Return a table's rows as Python values. Nanoseconds are cut to microseconds: Python holds no more."""
+    def records(self, table: pa.Table) -> list[ParquetRecord]:
+        """Return a table's rows as Python values, or what is wrong with one of them.
+
+        Nanoseconds are cut to microseconds: Python holds no more.
+        """
+        if not self._columns:
+            return [{} for _ in range(len(table))]
         with self._readable():
-            return _to_plain(table).to_pylist(maps_as_pydicts="strict")  # type: ignore[no-any-return]
+            plain = _to_plain(table)
+            try:
+                return plain.to_pylist(maps_as_pydicts="strict")  # type: ignore[no-any-return]
+            except UNREADABLE:
+                return [_record(plain.slice(row, 1)) for row in range(len(plain))]
 
     def _groups_of(self, start: int, end: int) -> tuple[list[int], int]:
         groups: list[int] = []
@@ -87,6 +102,11 @@ class ParquetRows:
     def _batches(self, groups: list[int], size: int) -> Iterator[pa.RecordBatch]:
         if not groups:
             return
+        if not self._columns:
+            # Arrow reads no rows where it reads no column.
+            for group in groups:
+                yield pa.record_batch([pa.nulls(self._rows[group])], names=[""])
+            return
         with self._readable():
             yield from self._parquet.iter_batches(size, row_groups=groups, columns=self._columns, use_threads=False)
 
@@ -95,10 +115,10 @@ class ParquetRows:
         try:
             yield
         except (pa.ArrowException, OSError) as error:
-            what = str(error).partition("\n")[0]
-            raise InputError.of(
-                "input.uri", self._file.uri, f"{what}; it must be a whole and undamaged Parquet file"
-            ) from error
+            raise self._damaged(str(error).partition("\n")[0]) from error
+
+    def _damaged(self, what: str) -> InputError:
+        return InputError.of("input.uri", self._file.uri, f"{what}; it must be a whole and undamaged Parquet file")
 
 
 def missing_runs(split: Split, rows: int, shard_rows: int) -> Iterator[range]:
@@ -108,6 +128,16 @@ def missing_runs(split: Split, rows: int, shard_rows: int) -> Iterator[range]:
         if seq > start:
             yield range(start, seq)
         start = seq + 1
+
+
+def _record(row: pa.Table) -> ParquetRecord:
+    record = {}
+    for name, column in zip(row.column_names, row.columns, strict=True):
+        try:
+            [record[name]] = column.to_pylist(maps_as_pydicts="strict")
+        except UNREADABLE as error:
+            return ValueError(f"its value in {name!r} cannot be read: {error}")
+    return record
 
 
 def _to_plain(table: pa.Table) -> pa.Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from typing import Any
 
@@ -180,14 +180,22 @@ class _Builder:
             seen[row_id] = place
 
 
-def field_names(table: pa.Table) -> tuple[frozenset[str], str]:
-    """Return the names of the fields that a shard's rows have, and the first error among them, as text."""
-    rows: Iterable[dict[str, Any]] = table.select(["fields", "error"]).to_pylist()
-    names: set[str] = set()
-    problem = ""
-    for row in rows:
-        if row["error"]:
-            problem = problem or orjson.loads(row["error"])["message"]
-        else:
-            names |= orjson.loads(row["fields"]).keys()
-    return frozenset(names), problem
+def first_fields(split: Split, source: Input, most: int) -> tuple[frozenset[str], str]:
+    """Return the names of the fields that a split's first rows have, and the first error among them, as text.
+
+    Raises:
+        InputError: as `read_split_tables`.
+        DuplicateIdError: two of the rows have the same id.
+        StorageBusyError: the store answers no more, retries included.
+    """
+    is_parquet = source.format == "parquet"
+    columns = ParquetRows(split, ObjectFile(split.file, source), None).names if is_parquet else None
+    # A column that no prompt needs may hold what cannot be read.
+    keep = None if columns is None else frozenset[str]()
+    _, table = next(read_split_tables(split, source, most, keep))
+    rows: list[dict[str, Any]] = table.select(["fields", "error"]).to_pylist()
+    problems = [orjson.loads(row["error"])["message"] for row in rows if row["error"]]
+    names = {name for row in rows if not row["error"] for name in orjson.loads(row["fields"])}
+    if columns is not None and len(problems) < len(rows):
+        names = set(columns)
+    return frozenset(names), problems[0] if problems else ""

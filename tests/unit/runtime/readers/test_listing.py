@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llmbatch.errors import InputError
+from llmbatch.errors import DuplicateIdError, InputError
 from llmbatch.runtime.readers.listing import list_files, sample_fields
 from llmbatch.runtime.readers.objects import locate
 from readerkit import compress, json_lines, source, write_parquet
@@ -156,3 +156,16 @@ def test_an_id_field_that_no_row_has_is_told_at_once(tmp_path: Path) -> None:
     job_input = source(tmp_path / "a.jsonl", id_field="key")
     with pytest.raises(InputError, match="no field 'key', which must hold its id; its fields are 'x'"):
         sample_fields(list_files(job_input), job_input)
+
+
+def test_the_sample_of_parquet_has_all_columns_and_looks_at_the_first_ids(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "a.parquet", [{"key": "a", "x": 1}, {"key": "b", "x": 2}])
+    write_parquet(tmp_path / "b.parquet", [{"key": "a", "x": 1}, {"key": "a", "x": 2}])
+    write_parquet(tmp_path / "c.parquet", [{"key": 0.5, "x": 1}])
+    job_input = source(tmp_path / "*.parquet", "parquet", id_field="key")
+    well, repeated, without = list_files(job_input)
+    assert sample_fields([well], job_input) == {"key", "x"}
+    with pytest.raises(DuplicateIdError, match="at row 0 and at row 1"):
+        sample_fields([repeated], job_input)
+    with pytest.raises(InputError, match=r"no row at the beginning can be read as it; .* its id in 'key' must be"):
+        sample_fields([without], job_input)

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from llmbatch.errors import DuplicateIdError, InputError
+from llmbatch.runtime.readers.listing import list_files, sample_fields
 from llmbatch.runtime.shards import PARQUET_SPLITS
 from readerkit import read, rows, rows_of, source, write_parquet
 
@@ -110,6 +111,64 @@ def test_an_id_field_that_is_no_column_is_told_with_the_columns(tmp_path: Path) 
     write_parquet(tmp_path / "a.parquet", records(1))
     with pytest.raises(InputError, match=r"^input\.idField: 'key': it must be a column of .*id, text, unused"):
         rows(source(tmp_path / "a.parquet", "parquet", id_field="key"))
+
+
+@pytest.mark.parametrize("shard_rows", [2, 100])
+@pytest.mark.parametrize("row_group", [3, 1000])
+def test_a_file_without_any_wanted_column_has_its_rows_all_the_same(
+    tmp_path: Path, shard_rows: int, row_group: int
+) -> None:
+    write_parquet(tmp_path / "a.parquet", [{"body": f"text {n}"} for n in range(7)], row_group)
+    shards = read(source(tmp_path / "a.parquet", "parquet"), shard_rows, keep=frozenset({"text"}))
+    found = rows_of(shards)
+    assert [row.id for row in found] == [f"a.parquet:{n}" for n in range(7)]
+    assert [(row.fields, row.error) for row in found] == [({}, None)] * 7
+
+
+def test_a_file_with_fewer_rows_than_its_footer_says_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_parquet(tmp_path / "a.parquet", records(10))
+    short = pa.RecordBatch.from_pylist(records(9))
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", lambda *_, **__: iter([short]))
+    with pytest.raises(InputError, match="row 9 is not there; it must be a whole and undamaged Parquet file"):
+        rows(source(tmp_path / "a.parquet", "parquet"), 4)
+
+
+NO_TEXT = pa.Array.from_buffers(
+    pa.string(), 2, [None, pa.py_buffer(b"\0\0\0\0\1\0\0\0\2\0\0\0"), pa.py_buffer(b"a\xe9")]
+)
+ODD = {
+    "time": (pa.array([0, 2**62], pa.timestamp("us")), "date value out of range"),
+    "date": (pa.array([0, -800_000], pa.int32()).cast(pa.date32()), "date value out of range"),
+    "text": (NO_TEXT, "'utf-8' codec can't decode"),
+    "map": (pa.array([[], [("k", 1), ("k", 2)]], pa.map_(pa.string(), pa.int64())), "duplicate keys"),
+}
+"""A value that can be read, one that cannot, and why."""
+
+
+@pytest.mark.parametrize(("array", "problem"), ODD.values(), ids=ODD)
+def test_a_value_that_cannot_be_read_is_one_row_with_an_error(tmp_path: Path, array: pa.Array, problem: str) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"id": ["a", "b"], "odd": array, "text": ["x", "y"]}), path)
+    for job_input in (source(path, "parquet", id_field="id"), source(path, "parquet")):
+        well, bad = rows(job_input)
+        assert (well.error, well.fields["text"]) == (None, "x")
+        assert bad.error is not None
+        assert bad.error.code == "InvalidRow"
+        assert "a.parquet at row 1: its value in 'odd' cannot be read: " in bad.error.message
+        assert problem in bad.error.message
+    with pytest.raises(InputError, match="its value in 'odd' cannot be read"):
+        rows(source(path, "parquet", on_invalid_row="fail"))
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_an_odd_value_in_a_column_that_is_not_needed_harms_nothing(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"id": ["a", "b"], "odd": ODD[name][0], "text": ["x", "y"]}), path)
+    job_input = source(path, "parquet", id_field="id")
+    assert sample_fields(list_files(job_input), job_input) == {"id", "odd", "text"}
+    assert [row.error for row in rows(job_input, keep=frozenset({"text"}))] == [None, None]
 
 
 def test_rows_without_an_id_are_rows_with_errors(tmp_path: Path) -> None:

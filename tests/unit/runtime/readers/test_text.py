@@ -309,6 +309,17 @@ def test_csv_rows_that_break_the_rules_are_rows_with_errors(tmp_path: Path) -> N
     assert [row.id for row in found] == ["1", "a.csv:1", "a.csv:2", "a.csv:3", "a.csv:4", "6"]
 
 
+@pytest.mark.parametrize("keep", [None, frozenset({"text"})])
+def test_an_id_in_another_encoding_is_a_row_with_an_error(tmp_path: Path, keep: frozenset[str] | None) -> None:
+    path = write(tmp_path, "id,text\nabc,x\ndéf,y\nghi,z\n".encode("latin-1"), "a.csv")
+    found = rows(source(path, "csv", id_field="id"), keep=keep)
+    assert [row.id for row in found] == ["abc", "a.csv:1", "ghi"]
+    assert [bool(problem) for problem in problems(found)] == [False, True, False]
+    assert problems(found)[1].endswith("a.csv at byte 14: its id is not UTF-8")
+    with pytest.raises(InputError, match="its id is not UTF-8; repair the row"):
+        rows(source(path, "csv", id_field="id", on_invalid_row="fail"), keep=keep)
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [
