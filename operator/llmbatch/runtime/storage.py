@@ -38,7 +38,10 @@ ALLOWED = "a local path, file://, s3://, gs://, abfs://, abfss:// or az://"
 S3_SCHEMES = ("s3", "s3a")
 GCS_SCHEMES = ("gs", "gcs")
 AZURE_SCHEMES = ("abfs", "abfss", "az", "azure", "adl")
+S3_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_DEFAULT_REGION")
+"""What obstore signs a request with. It panics where a header cannot hold it, and the panic passes every handler."""
 LIST_CHUNK = 1000
+_BLANK = re.compile(r"[\s\x00-\x1f\x7f]")
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 _STAGED = re.compile(r"#\d+$")
 _STATUS = re.compile(r"status code: (\d{3})")
@@ -125,6 +128,8 @@ def _open_remote(uri: str, storage: Storage, name: str, retry: Retry) -> ObjectS
     options = _options(storage, retry)
     prefix = unquote(parts.path).strip("/") or None
     if parts.scheme in S3_SCHEMES:
+        if not storage.anonymous:
+            _refuse_blanks(uri, name)
         if storage.region is not None:
             options["region"] = storage.region
         return S3Store(parts.netloc, prefix=prefix, **options)
@@ -153,10 +158,19 @@ def _refuse_unfit_options(scheme: str, storage: Storage, name: str) -> None:
     endpoint = storage.endpoint
     if storage.region is not None and scheme not in S3_SCHEMES:
         raise _error(name).of(f"{section}.region", storage.region, "allowed with s3:// only")
+    if storage.region is not None and _BLANK.search(storage.region):
+        raise _error(name).of(f"{section}.region", storage.region, "allowed without spaces and line ends only")
     if endpoint is not None and scheme in GCS_SCHEMES:
         raise _error(name).of(f"{section}.endpoint", endpoint, "allowed with s3:// and abfs:// only")
     if endpoint is not None and endpoint.startswith("http://") and not storage.allow_http:
         raise _error(name).of(f"{section}.endpoint", endpoint, f"use https://, or set {section}.allowHttp")
+
+
+def _refuse_blanks(uri: str, name: str) -> None:
+    for variable in S3_VARIABLES:
+        if _BLANK.search(os.environ.get(variable, "")):
+            rule = "in the environment must hold neither spaces nor line ends (`echo` writes a line end)"
+            raise _error(name).of(name, uri, f"{variable} {rule}")
 
 
 def local_path(uri: str) -> Path:

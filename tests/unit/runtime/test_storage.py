@@ -80,6 +80,7 @@ def test_a_store_that_stays_busy_gives_up_as_busy(fault):
     [
         ("ftp://host/x", {}, "output.uri"),
         ("gs://bucket/x", {"region": "eu"}, "output.storage.region"),
+        ("s3://bucket/x", {"region": "eu\n"}, "output.storage.region"),
         ("gs://bucket/x", {"endpoint": "https://x"}, "output.storage.endpoint"),
         ("s3://bucket/x", {"endpoint": "http://x"}, "output.storage.endpoint"),
     ],
@@ -89,6 +90,23 @@ def test_an_address_of_no_use_is_refused_by_field(uri, storage, field):
         open_store(uri, Storage.model_validate(storage))
     with pytest.raises(InputError, match=f"^{field.replace('output', 'input')}: "):
         open_store(uri, Storage.model_validate(storage), name="input.uri")
+
+
+@pytest.mark.parametrize(
+    "variable",
+    ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_DEFAULT_REGION"],
+)
+@pytest.mark.parametrize("value", ["SECRET\n", " SECRET", "SEC\tRET", "SECRET\x7f", "SECRET\u2028"])
+def test_credentials_that_no_header_can_hold_are_refused_unseen(variable, value, monkeypatch):
+    for each in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(each, "well")
+    monkeypatch.setenv(variable, value)
+    for name, error in (("output.uri", OutputError), ("input.uri", InputError)):
+        with pytest.raises(error, match=f"^{name}: 's3://bucket/x': {variable} in the environment must hold") as told:
+            open_store("s3://bucket/x", Storage(), name=name)
+        assert "SEC" not in str(told.value).replace(variable, "")
+    open_store("s3://bucket/x", Storage(anonymous=True, region="eu-central-1"))
+    open_store("gs://bucket/x", Storage())
 
 
 @pytest.mark.parametrize("scheme", ["gs", "gcs"])
