@@ -34,10 +34,18 @@ def one_line(progress: Progress) -> str:
         f"{pool.name} {pool.ready}/{pool.target} q{pool.queued_rows} {pool.rows_per_second:.1f}/s"
         for pool in progress.pools
     )
-    return (
+    line = (
         f"{duration(progress.elapsed_seconds)}  {progress.state}  {rows.rows_completed:,}/{total} rows  "
         f"{rows.rows_failed:,} failed  {progress.rows_per_second:.1f} rows/s  {pools}"
     )
+    reason = stalled(progress)
+    return f"{line}  {reason}" if reason else line
+
+
+def stalled(progress: Progress) -> str:
+    """Return why a stage cannot run, in words; nothing where all can."""
+    # The last look of a run that got through can be one at nodes that were going.
+    return f"stalled: {progress.stall_reason}" if progress.stall_reason and progress.state != "complete" else ""
 
 
 def plain_console() -> Console:
@@ -125,7 +133,8 @@ def _stages(progress: Progress) -> Table:
 
 
 def _notes(progress: Progress) -> list[Text]:
-    notes = [Text(f"! {warning}", style="yellow") for warning in progress.warnings]
+    warnings = [stalled(progress), *progress.warnings]
+    notes = [Text(f"! {warning}", style="yellow") for warning in warnings if warning]
     if progress.shards_skipped:
         notes.append(Text(f"{progress.shards_skipped:,} shards were committed before and are not read again"))
     return notes

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmbatch.api.job import LLMBatchJob
 from llmbatch.api.progress import PoolProgress, Progress
-from llmbatch.cli.display import duration
+from llmbatch.cli.display import duration, stalled
 
 if TYPE_CHECKING:
     from llmbatch.runtime.driver import RunResult
@@ -35,24 +35,28 @@ h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.1rem; margin-top: 
 .facts b { display: block; font-size: 1.3rem; }
 table { border-collapse: collapse; width: 100%; } svg { width: 100%; height: auto; }
 th, td { text-align: right; padding: .25rem .6rem; border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child, .word { text-align: left; overflow-wrap: anywhere; }
+th:first-child, td:first-child, .word { text-align: left; } .long { overflow-wrap: anywhere; min-width: 4rem; }
+@media (max-width: 40rem) { th, td { padding: .25rem; } }
 </style></head><body>
 <h1>{{ name }}</h1>
 <div class="soft">{{ state }} &middot; spec {{ progress.spec_hash }} &middot; attempt {{ progress.attempt }}</div>
+{% if stalled %}<p class="warning">{{ stalled }}</p>{% endif %}
 {% for warning in progress.warnings %}<p class="warning">{{ warning }}</p>{% endfor %}
 {% if error %}<p class="warning">{{ error }}</p>{% endif %}
 <div class="facts">{% for label, value in facts %}<div><b>{{ value }}</b>{{ label }}</div>{% endfor %}</div>
 {% for title, picture in plots %}<h2>{{ title }}</h2>{{ picture | safe }}{% endfor %}
 <h2>Stages</h2>
-<table><tr><th>stage</th><th class="word">engine</th><th class="word">model</th><th>rows</th><th>seconds a row</th></tr>
-{% for stage, pool in stages %}<tr><td>{{ stage.name }}</td><td class="word">{{ stage.engine }}</td>
-<td class="word">{{ stage.model.name if stage.model else "none" }}</td><td>{{ pool.rows_completed }}</td>
-<td>{{ "%.4f" | format(pool.service_seconds_per_row) if pool.service_seconds_per_row else "&ndash;" | safe }}</td></tr>
+<table><tr><th>stage</th><th class="word">engine</th><th class="word">model</th><th>rows</th><th>seconds a row</th>
+<th class="word">last replicas, and why</th></tr>
+{% for stage, pool, why in stages %}<tr><td>{{ stage.name }}</td><td class="word">{{ stage.engine }}</td>
+<td class="word long">{{ stage.model.name if stage.model else "none" }}</td><td>{{ pool.rows_completed }}</td>
+<td>{{ "%.4f" | format(pool.service_seconds_per_row) if pool.service_seconds_per_row else "&ndash;" | safe }}</td>
+<td class="word long">{{ why or "&ndash;" | safe }}</td></tr>
 {% endfor %}</table>
 {% if shards %}<h2>Slowest shards</h2>
 <p class="soft">The part file of a shard, below data/ of the output, begins with its name.</p>
 <table><tr><th>shard</th><th>rows</th><th>failed</th><th>seconds</th><th>worker</th></tr>
-{% for shard in shards %}<tr><td>{{ shard.shard }}</td><td>{{ shard.rows }}</td><td>{{ shard.failed }}</td>
+{% for shard in shards %}<tr><td class="long">{{ shard.shard }}</td><td>{{ shard.rows }}</td><td>{{ shard.failed }}</td>
 <td>{{ "%.3f" | format(shard.seconds) }}</td><td>{{ shard.worker }}</td></tr>{% endfor %}</table>{% endif %}
 </body></html>
 """
@@ -70,9 +74,13 @@ def write_report(path: Path, job: LLMBatchJob, result: RunResult) -> None:
             state=result.state,
             error=result.error,
             progress=progress,
+            stalled=stalled(progress),
             facts=_facts(progress),
             plots=_plots(job, result.history) if len(result.history) > 1 else [],
-            stages=list(zip(job.spec.stages, progress.pools, strict=False)),
+            stages=[
+                (stage, pool, _why(result, pool.name))
+                for stage, pool in zip(job.spec.stages, progress.pools, strict=False)
+            ],
             shards=result.shards[:SLOWEST],
         ),
         encoding="utf-8",
@@ -90,6 +98,13 @@ def _facts(progress: Progress) -> list[tuple[str, str]]:
         ("shards", f"{progress.shards_committed:,}"),
         ("from earlier runs", f"{progress.shards_skipped:,}"),
     ]
+
+
+def _why(result: RunResult, name: str) -> str:
+    """Return why a stage had its last replicas: at the end it has none, because its rows are through."""
+    looks = [pool for progress in [*result.history, result.progress] for pool in progress.pools if pool.name == name]
+    wanted = [pool for pool in looks if pool.target]
+    return (wanted or looks)[-1].explanation
 
 
 def _plots(job: LLMBatchJob, history: Sequence[Progress]) -> list[tuple[str, str]]:

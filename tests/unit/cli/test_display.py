@@ -39,6 +39,15 @@ def test_a_complete_run_lacks_no_replica() -> None:
     assert "2/3" not in _printed(render(PROGRESS.model_copy(update={"state": "complete"})))
 
 
+def test_a_terminal_and_a_pipe_say_why_a_stage_cannot_run() -> None:
+    reason = "stage judge needs 256 CPUs, and no node that stays has it"
+    stalled = PROGRESS.model_copy(update={"stall_reason": reason})
+    assert f"! stalled: {reason}" in _printed(render(stalled))
+    assert one_line(stalled).endswith(f"  stalled: {reason}")
+    for well in (PROGRESS, stalled.model_copy(update={"state": "complete"})):
+        assert "stalled" not in _printed(render(well)) + one_line(well)
+
+
 def _printed(shown: RenderableType) -> str:
     console = Console(width=160, record=True, file=io.StringIO())
     console.print(shown)
