@@ -39,6 +39,37 @@ def test_an_input_ends_with_all_its_rows(name: str) -> None:
     assert done.seconds < 6000
 
 
+@st.composite
+def chains(draw: st.DrawFn, widest: int = 1) -> list[SimulatedStage]:
+    stage = st.builds(SimulatedStage, st.just("a"), st.floats(0.2, 9.0), st.floats(3.0, 60.0), st.integers(1, widest))
+    return draw(st.lists(stage, min_size=2, max_size=5))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 3), chains(), st.integers(1, 300), st.sampled_from([20, 125]))
+def test_every_job_ends_however_few_gpus_its_stages_take_turns_on(
+    gpus: int, stages: list[SimulatedStage], batches: int, buffer: int
+) -> None:
+    workload = Workload(stages, buffer_batches=buffer)
+    assert world("ours", Trace.constant(gpus, 60_000), workload, rows=16 * batches).run().rows == 16 * batches
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(2, 4), st.integers(1, 300), st.data())
+def test_every_job_ends_whose_gangs_fill_the_one_node_there_is(gpus: int, batches: int, data: st.DataObject) -> None:
+    workload = Workload(data.draw(chains(widest=gpus)))
+    trace = Trace.constant(1, 60_000, gpus_per_node=gpus)
+    assert world("ours", trace, workload, rows=16 * batches).run().rows == 16 * batches
+
+
+def test_turns_beside_a_gang_cost_few_loads() -> None:
+    """A small replica that stays for good would let the gang in for a batch at a time, with a load each."""
+    stages = [SimulatedStage("gang", 3.0, 60.0, 2), SimulatedStage("a", 0.2, 60.0), SimulatedStage("b", 9.0, 30.0)]
+    done = world("ours", Trace.constant(1, 60_000, gpus_per_node=2), Workload(stages), rows=16 * 99).run()
+    assert done.rows == 16 * 99
+    assert done.spent["load"] < done.spent["useful"]
+
+
 @names
 def test_a_lost_batch_is_counted_as_redo_and_done_again(name: str) -> None:
     trace = Trace.counted([(0, 6), (100, 3), (101, 6)], 5000)

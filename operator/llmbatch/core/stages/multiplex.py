@@ -25,8 +25,9 @@ from llmbatch.core.stages.slots import Slots, hardest_first
 WORTH_A_LOAD = 0.5
 """A replica that idles goes to a stage that has this share of a full buffer to do, and of one free behind it.
 
-With an endless input there always is one: along the chain buffers go from full to empty, so somewhere one that is at
-least half full is followed by one that is at most half full."""
+While the input is not read to its end there always is one: along the chain buffers go from full to empty, so somewhere
+one that is at least half full is followed by one that is at most half full. From then on all may be less than half
+full: where nobody works, any rows are worth a load."""
 FLOOR_WORTH = 1.2
 """Stages go without a replica, where each could have one, only for this much more speed."""
 LEAST_BATCHES = 4
@@ -76,8 +77,18 @@ def plan_turns(pools: Sequence[PoolView], needs: Sequence[Demand], room: Slots, 
     full = max(LEAST_BATCHES * a_batch * max(2.0, replicas), math.sqrt(2 * (done + loads) * loads))
     most = min(BUFFER_USED * buffer_rows, _longest_cycle(pools, needs, gpus) / work if few else math.inf)
     shares = served if all_served else free
-    least = [math.floor(share + ROUNDING) if fit or few else 0 for share in shares]
+    least = [math.floor(share + ROUNDING) for share in shares]
+    if not (fit or few) or not _lets_others_in(pools, needs, room, least):
+        least = [0] * len(pools)
     return Turns(shares, least, min(full, max(most, 2.0 * a_batch)), all_served)
+
+
+def _lets_others_in(pools: Sequence[PoolView], needs: Sequence[Demand], room: Slots, least: Sequence[int]) -> bool:
+    """Tell whether a turn of each stage fits beside what others have for good: a small replica may block a gang."""
+    left = room.copy()
+    held = {index: left.take_up_to(pools[index], least[index]) for index in hardest_first(pools)}
+    waiting = [pool for index, pool in enumerate(pools) if needs[index].most and not held[index]]
+    return all(left.copy().take(pool) for pool in waiting if room.copy().take(pool))
 
 
 def _gpus(needs: Sequence[Demand], replicas: Sequence[int]) -> int:
@@ -114,8 +125,11 @@ def take_turns(
 ) -> list[int]:
     """Return replicas by stage.
 
-    In this order: whole parts of the shares, turns that go on, those with much to do, those who hold a GPU although
-    they wait, and whoever lacks most of its share.
+    In this order: whole parts of the shares, turns that go on, those with much to do, those who hold a GPU and have
+    something to do, those with anything to do where nobody works so far, those who hold a GPU although they wait, and
+    whoever lacks most of its share.
+
+    So somebody works as long as there are rows: behind the last stage that has some there is room.
     """
     slots = room.copy()
     found = [0] * len(pools)
@@ -126,6 +140,7 @@ def take_turns(
     free = [_room(pools, index, turns.full) for index in stages]
     does = [min(free[index], _input(pools, index, turns.full)) for index in stages]
     by_work = sorted(stages, key=lambda index: (-does[index], -index))
+    able = [index for index in by_work if does[index] > 0]
 
     def give(indexes: Sequence[int], wanted: Sequence[int]) -> None:
         for index in indexes:
@@ -136,6 +151,9 @@ def take_turns(
     give(hardest_first(pools), turns.least)
     give([index for index in by_work if free[index] > 0 and _all_busy(pools, index, held[index])], keep)
     give([index for index in by_work if does[index] >= WORTH_A_LOAD], most)
+    give(able, keep)
+    if not any(found[index] and (does[index] > 0 or pools[index].in_flight_rows) for index in stages):
+        give(able, most)
     give(by_work, keep)
     give(sorted(by_work, key=lambda index: (does[index] == 0, found[index] - turns.shares[index])), most)
     return fill(pools, needs, room.copy(), found) if turns.all_served else found

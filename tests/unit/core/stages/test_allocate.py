@@ -171,6 +171,41 @@ def test_a_turn_lasts_until_the_input_is_empty() -> None:
     assert counts(allocate([pool(1), held], nodes(1), NOW, BALANCED)) == [0, 1]
 
 
+def test_whoever_idles_makes_way_for_the_last_rows() -> None:
+    """They are too few to be worth a load, but nobody else has any."""
+    first = pool(0.1, queued_rows=32, upstream_done=True)
+    [last] = placed([pool(0.1)], [1])
+    assert counts(allocate([first, pool(0.1), last], nodes(1), NOW, BALANCED)) == [1, 0, 0]
+
+
+@unhurried
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.booleans(), st.data())
+def test_somebody_who_can_work_has_a_replica_as_long_as_rows_wait(
+    sizes: list[int], finite: bool, data: st.DataObject
+) -> None:
+    types = st.sampled_from(["T4", "H100"])
+    held = st.integers(0, len(sizes) - 1).map(lambda node: [ReplicaView(f"r{node}", f"n{node}")])
+    stage = st.builds(
+        pool,
+        st.floats(0.05, 20.0),
+        gpus=st.integers(1, 4),
+        accelerator=st.one_of(st.just(""), types),
+        queued_rows=st.sampled_from([0, 0, 16, 160, 1_000, 5_000]),
+        replicas=st.one_of(st.just([]), held),
+        finished_rows=st.integers(0, 10**6),
+    )
+    chain = [replace(one, upstream_done=finite) for one in data.draw(st.lists(stage, min_size=1, max_size=5))]
+    there = CapacityView([NodeView(f"n{n}", gpus, accelerator=data.draw(types)) for n, gpus in enumerate(sizes)])
+    decided = allocate(chain, there, NOW, BALANCED)
+    waiting = [one.queued_rows for one in chain]
+    if not finite:
+        waiting[0] = 5_000
+    room = [*(rows < BALANCED.buffer_rows for rows in waiting[1:]), True]
+    able = [bool(rows) and free for rows, free in zip(waiting, room, strict=True)]
+    working = [count for count, can in zip(counts(decided), able, strict=True) if can and count]
+    assert working or not any(able) or decided.stall_reason
+
+
 def test_a_gang_fits_one_node() -> None:
     wide = pool(4, gpus=4, queued_rows=100)
     assert counts(allocate([pool(1), wide], nodes(8, gpus=2), NOW, BALANCED))[1] == 0
