@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import yaml
 
-from operatorkit import Kube, job, kube, operating
+from llmbatch.cluster import paths
+from llmbatch.errors import RejectedError
+from operatorkit import NOWHERE, Body, Kube, job, kube, operating
 
 pytestmark = pytest.mark.cluster
 RULES = [
@@ -43,6 +47,43 @@ def limited(api: Kube, folder: Path) -> Path:
     file = folder / "kubeconfig"
     file.write_text(yaml.safe_dump(config))
     return file
+
+
+@contextmanager
+def at_most_workers(api: Kube, most: int) -> Iterator[None]:
+    """Have the API server refuse RayClusters of the namespace whose first group is larger."""
+    root, name = "/apis/admissionregistration.k8s.io/v1", f"workers-{api.namespace}"
+    rule = {"apiGroups": ["ray.io"], "apiVersions": ["v1"], "operations": ["CREATE", "UPDATE"]}
+    expression = f"object.spec.workerGroupSpecs[0].replicas <= {most}"
+    spec = {
+        "matchConstraints": {"resourceRules": [{**rule, "resources": ["rayclusters"]}]},
+        "validations": [{"expression": expression, "message": f"at most {most} workers"}],
+    }
+    here = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": api.namespace}}}
+    binding = {"policyName": name, "validationActions": ["Deny"], "matchResources": here}
+    group = {"groupName": "spot", "template": {}, "replicas": most + 1}
+    larger = {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayCluster",
+        "metadata": {"name": "larger"},
+        "spec": {"headGroupSpec": {"rayStartParams": {}, "template": {}}, "workerGroupSpecs": [group]},
+    }
+
+    def refused() -> bool:
+        try:
+            api.thread.run(api.client.create(paths.collection("RayCluster", api.namespace), larger, dry_run=True))
+        except RejectedError as error:
+            return "at most" in str(error)
+        return False
+
+    api.create_at(f"{root}/validatingadmissionpolicies", {"metadata": {"name": name}, "spec": spec})
+    api.create_at(f"{root}/validatingadmissionpolicybindings", {"metadata": {"name": name}, "spec": binding})
+    try:
+        api.wait(refused)
+        yield
+    finally:
+        api.delete_at(f"{root}/validatingadmissionpolicybindings/{name}")
+        api.delete_at(f"{root}/validatingadmissionpolicies/{name}")
 
 
 def stalled(api: Kube, reason: str) -> str:
@@ -101,6 +142,23 @@ def test_a_field_that_the_api_server_refuses_is_named_until_it_is_mended(kubecon
             assert "terminationGracePeriodSeconds" in stalled(api, "Rejected")
             api.patch("LLMBatchJob", "summarise", {"spec": {"podOverlay": {"spec": None}}})
             assert moves(api)
+            api.wait(lambda: api.condition("summarise", "Stalled")[1] != "Rejected")
+
+
+def test_a_resize_that_a_policy_refuses_is_named_until_it_is_not_wanted(kubeconfig: Path):
+    def capacity(spot: int) -> Body:
+        return {"capacity": {"spot": {"max": spot, "nodeSelector": NOWHERE}, "onDemand": {"nodeSelector": NOWHERE}}}
+
+    [stage] = job()["spec"]["stages"]
+    with kube(kubeconfig) as api:
+        api.create(job(stages=[{**stage, "replicas": {"max": 4}}], **capacity(2)))
+        with operating(api), at_most_workers(api, 2):
+            assert moves(api)
+            api.patch("LLMBatchJob", "summarise", {"spec": capacity(3)})
+            assert "at most 2 workers" in stalled(api, "Rejected")
+            [spot, _] = api.get("RayCluster", "summarise")["spec"]["workerGroupSpecs"]
+            assert spot["replicas"] == 2
+            api.patch("LLMBatchJob", "summarise", {"spec": capacity(2)})
             api.wait(lambda: api.condition("summarise", "Stalled")[1] != "Rejected")
 
 

@@ -114,11 +114,19 @@ class KubeClient:
         """Apply an RFC 6902 patch.
 
         Raises:
-            StaleError: a `test` of the patch failed (the API server answers 422), or the object is gone.
+            RejectedError: every `test` of the patch holds, and yet the API server does not accept it.
+            StaleError: a `test` of the patch failed, or the object is gone.
         """
-        answer = await self._request(
-            "PATCH", path, patch, query=_writing(), content="application/json-patch+json", stale=(404, 409, 422)
-        )
+        try:
+            answer = await self._request(
+                "PATCH", path, patch, query=_writing(), content="application/json-patch+json", stale=(404, 409)
+            )
+        except RejectedError as error:
+            # The API server answers a failed test as it does a validation or a policy that refuses the new object.
+            stored = await self.get(path)
+            if stored is None or not _tests_hold(stored, patch):
+                raise StaleError(f"PATCH {path}: {error}") from error
+            raise
         return _found(path, answer)
 
     async def merge_patch(self, path: str, patch: Object) -> Object:
@@ -216,6 +224,23 @@ def _within(host: str, network: str) -> bool:
 
 def _writing(dry_run: bool = False, manager: str = FIELD_MANAGER) -> dict[str, str]:
     return {"fieldManager": manager, **({"dryRun": "All"} if dry_run else {})}
+
+
+def _tests_hold(stored: Object, patch: list[Object]) -> bool:
+    tests = (step for step in patch if step["op"] == "test")
+    return all(_value_at(stored, test["path"]) == test["value"] for test in tests)
+
+
+def _value_at(document: Any, pointer: str) -> Any:
+    """Return what an RFC 6901 pointer names; None where nothing is."""
+    found = document
+    for key in pointer.split("/")[1:]:
+        key = key.replace("~1", "/").replace("~0", "~")
+        try:
+            found = found[int(key) if isinstance(found, list) else key]
+        except (LookupError, TypeError, ValueError):
+            return None
+    return found
 
 
 def _parsed(request: str, data: bytes) -> Object:

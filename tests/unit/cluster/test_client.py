@@ -10,7 +10,7 @@ from aiohttp import web
 from kubernetes.aio.client import Configuration
 
 from llmbatch.cluster.client import KubeClient, default_namespace
-from llmbatch.errors import ApiServerError, ForbiddenError, RejectedError, StaleError, UserError
+from llmbatch.errors import ApiServerError, ForbiddenError, LLMBatchError, RejectedError, StaleError, UserError
 from serverkit import answering
 
 
@@ -19,6 +19,14 @@ def answered(status: int, text: str, work: Callable[[KubeClient], Awaitable[Any]
 
     async def answer(_: web.Request) -> web.Response:
         return web.Response(status=status, text=text)
+
+    return served(answer, work)
+
+
+def served(
+    answer: Callable[[web.Request], Awaitable[web.Response]], work: Callable[[KubeClient], Awaitable[Any]]
+) -> Any:
+    """Return what `work` makes of an API server that answers so."""
 
     async def run() -> Any:
         configuration = Configuration()
@@ -58,6 +66,48 @@ def test_an_object_that_is_not_there_is_none():
 def test_a_change_of_what_has_changed_is_to_be_decided_again():
     with pytest.raises(StaleError):
         answered(409, "{}", lambda kube: kube.replace("/api/v1/pods/a", {}))
+
+
+TESTED = [
+    {"op": "test", "path": "/metadata/uid", "value": "cluster-1"},
+    {"op": "test", "path": "/spec/groups/1/replicas", "value": 2},
+    {"op": "test", "path": "/metadata/labels/example.com~1team", "value": "a"},
+    {"op": "add", "path": "/spec/groups/1/replicas", "value": 5},
+]
+DENIED = "admission policy 'max-gpus' denied request: at most 4 workers"
+
+
+def unprocessable(stored: dict[str, Any] | None) -> Exception:
+    """Return what becomes of a patch that the API server answers with 422, while it has this object."""
+
+    async def answer(request: web.Request) -> web.Response:
+        if request.method == "PATCH":
+            return web.json_response({"reason": "Invalid", "message": DENIED}, status=422)
+        return web.json_response(stored or {}, status=404 if stored is None else 200)
+
+    with pytest.raises(LLMBatchError) as caught:
+        served(answer, lambda kube: kube.json_patch("/apis/ray.io/v1/a", TESTED))
+    return caught.value
+
+
+def having(uid: str = "cluster-1", groups: tuple[int, ...] = (0, 2), team: str = "a") -> dict[str, Any]:
+    metadata = {"uid": uid, "labels": {"example.com/team": team}}
+    return {"metadata": metadata, "spec": {"groups": [{"replicas": replicas} for replicas in groups]}}
+
+
+def test_a_patch_that_is_refused_though_its_tests_hold_is_the_users_to_mend():
+    refused = unprocessable(having())
+    assert isinstance(refused, RejectedError)
+    assert str(refused) == DENIED
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [None, having(uid="cluster-2"), having(groups=(0, 3)), having(groups=(0,)), having(team="b"), {"spec": "other"}],
+    ids=["gone", "a namesake", "resized", "without the group", "relabelled", "of another shape"],
+)
+def test_a_patch_whose_tests_do_not_hold_is_to_be_decided_again(stored: dict[str, Any] | None):
+    assert isinstance(unprocessable(stored), StaleError)
 
 
 def test_a_field_that_another_manager_owns_is_the_users_to_mend():
