@@ -28,8 +28,8 @@ logger = logging.getLogger(__name__)
 
 REFUSED_SECONDS = 1.0
 """A refusal by the API server is in the status after this long: the pass that met it could not know."""
-STALE_SECONDS = 0.2
-"""A plan that met a changed object is made anew after this long."""
+STALE_SECONDS, LONGEST_STALE_SECONDS = 0.2, 10.0
+"""A plan that met a changed object is made anew after this long, doubled for each one that meets one again."""
 HEAD_SECONDS = 2.0
 """A head that did not take an action is asked again after this long: its driver may just be starting."""
 FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 0.5, 30.0
@@ -61,6 +61,7 @@ class JobRunner:
         self._awake = asyncio.Event()
         self._failures = 0
         self._gone = False
+        self._stale = 0
         self.pass_began: float | None = None
         """Monotonic time at which the present pass began; None between passes."""
         self.phase = "Pending"
@@ -113,11 +114,13 @@ class JobRunner:
         if self._gone:
             return await self._read_again()
         self.pass_began = time.monotonic()
+        stale = self._stale
         try:
             delay = await self._pass()
         except StaleError as error:
             logger.info("%s: %s", _name(self.key), error)
-            return await self._read_again()
+            delay = await self._read_again()
+            return None if delay is None else max(delay, self._after_stale())
         except TransientError as error:
             return self._later(error)
         except LLMBatchError as error:
@@ -130,6 +133,8 @@ class JobRunner:
             self._tools.metrics.passes.observe(time.monotonic() - self.pass_began)
             self.pass_began = None
         self._failures = 0
+        if self._stale == stale:
+            self._stale = 0
         return delay
 
     async def _pass(self) -> float | None:
@@ -180,7 +185,7 @@ class JobRunner:
                 return REFUSED_SECONDS
             except StaleError as error:
                 logger.info("%s: %s: %s", _name(self.key), action.action, error)
-                return STALE_SECONDS
+                return self._after_stale()
             except HeadError as error:
                 logger.info("%s: %s: %s", _name(self.key), action.action, error)
                 self._tools.metrics.errors.labels(type(error).__name__).inc()
@@ -257,6 +262,11 @@ class JobRunner:
             return None
         self._gone, self._body = False, body
         return STALE_SECONDS
+
+    def _after_stale(self) -> float:
+        """Return how long to wait after a plan that met a changed object: doubled each time, as long as each does."""
+        self._stale += 1
+        return min(STALE_SECONDS * 2.0 ** min(self._stale - 1, 10), LONGEST_STALE_SECONDS)
 
     def _later(self, error: Exception) -> float:
         """Return how long to wait after a failure: doubled each time, with jitter, so that a thousand jobs spread."""

@@ -14,7 +14,15 @@ from llmbatch.api.base import API_VERSION, KIND
 from llmbatch.api.job import LLMBatchJobStatus
 from llmbatch.controller.jobs import Jobs
 from llmbatch.controller.metrics import Metrics
-from llmbatch.controller.runner import BURST_SECONDS, HEAD_SECONDS, REFUSED_SECONDS, STALE_SECONDS, JobRunner, Tools
+from llmbatch.controller.runner import (
+    BURST_SECONDS,
+    HEAD_SECONDS,
+    LONGEST_STALE_SECONDS,
+    REFUSED_SECONDS,
+    STALE_SECONDS,
+    JobRunner,
+    Tools,
+)
 from llmbatch.controller.watch import JobKey
 from llmbatch.core.job.snapshot import JobObservation, NodeObservation, Notice, Snapshot, WorkerGroupObservation
 from llmbatch.errors import (
@@ -146,6 +154,18 @@ def test_a_status_refused_is_read_anew_and_nothing_is_told():
     assert "emit" not in fakes.calls
     one_pass(fakes, made)
     assert fakes.version == 10
+
+
+@pytest.mark.parametrize("call", ["CreateChild", "write_status"])
+def test_a_job_that_changes_faster_than_it_is_read_is_looked_at_less_and_less(call: str):
+    fakes = new_job()
+    fakes.fails = {call: [StaleError("changed")] * 12}
+    made = runner(fakes)
+    waits = [one_pass(fakes, made) for _ in range(12)]
+    assert waits == [min(STALE_SECONDS * 2**number, LONGEST_STALE_SECONDS) for number in range(12)]
+    one_pass(fakes, made)
+    fakes.fails = {"CreateChild": [StaleError("changed")]}
+    assert one_pass(fakes, made) == STALE_SECONDS
 
 
 def test_a_job_that_is_gone_meanwhile_waits_for_its_end():
