@@ -21,6 +21,7 @@ from llmbatch.core.job.children.names import child_name, submission_id
 from llmbatch.core.job.children.pods import TOKEN_KEY, secret_names
 from llmbatch.core.job.facts import LIVE, head_pod, head_ready
 from llmbatch.core.job.roster import call_roll, leave_untold
+from llmbatch.core.job.running import BLOCKED_SECONDS
 from llmbatch.core.job.snapshot import (
     HEAD_GROUP,
     ChildObservation,
@@ -171,7 +172,8 @@ class Observer:
     async def _look_for_children(self, job: JobObservation, memory: Memory, running: bool, now: float) -> None:
         """Read the children of a RayCluster from time to time, and those of somebody else in every pass.
 
-        They are created before the RayCluster: where that is there, they were. So a restart reads them bit by bit.
+        They are created before the RayCluster: where that is there, they were. So a restart reads them bit by bit. What
+        may not be read is asked for again as soon as a job is looked at that waits for something.
         """
         keys = [key for key, child in memory.children.items() if not child.owned]
         due = memory.children_due_at
@@ -184,6 +186,10 @@ class Observer:
                 memory.children.setdefault((kind, name), ChildObservation(kind=kind, name=name))
         for kind, name in keys:
             body = await self._read(kind, job.namespace, name, memory)
+            if _reading(kind, name) in memory.forbidden:
+                # What was seen last still holds. A refusal is told until the same question is answered.
+                memory.children_due_at = now + BLOCKED_SECONDS
+                continue
             child = None if body is None else child_of(kind, body, job.uid)
             if child is None or (child.owned and kind == "RayCluster"):
                 memory.children.pop((kind, name), None)
@@ -200,9 +206,8 @@ class Observer:
         memory.secrets_read_at = now
 
     async def _read(self, kind: str, namespace: str, name: str, memory: Memory) -> dict[str, object] | None:
-        return await _unless_forbidden(
-            f"get {kind} {name}", self._kube.get(paths.single(kind, namespace, name)), memory
-        )
+        question = self._kube.get(paths.single(kind, namespace, name))
+        return await _unless_forbidden(_reading(kind, name), question, memory)
 
     async def _token(self, job: JobObservation, memory: Memory) -> str | None:
         body = await self._read("Secret", job.namespace, child_name(job.name, "token"), memory)
@@ -279,6 +284,10 @@ async def _unless_forbidden(what: str, question: Awaitable[Answer], memory: Memo
         return None
     memory.allowed(what)
     return answer
+
+
+def _reading(kind: str, name: str) -> str:
+    return f"get {kind} {name}"
 
 
 def _spread(uid: str) -> float:
