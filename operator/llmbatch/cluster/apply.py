@@ -27,7 +27,7 @@ from llmbatch.core.job.plan import (
     SubmitRayJob,
 )
 from llmbatch.core.job.snapshot import JobObservation
-from llmbatch.errors import ForbiddenError, HeadError, RejectedError, StaleError
+from llmbatch.errors import HeadError, StaleError
 
 TOKEN_BYTES = 32
 REPEAT_SECONDS = 60.0
@@ -48,29 +48,25 @@ class Applier:
         Args:
             action: What to do.
             job: The job it is for.
-            memory: Takes note of refusals and of children that are there now.
+            memory: Takes note of what is there now.
             head: Where the head is reached; the actions that need it fail without.
 
         Returns:
             The runtime's answer to a Capacity that was delivered, else None.
 
         Raises:
-            ForbiddenError, RejectedError: the API server refused; noted in the memory for the next Snapshot.
+            ForbiddenError, RejectedError: the API server refused.
             StaleError: the object is not what the plan was made for.
             TransientError: the API server or the head did not answer.
         """
         match action:
             case CreateChild():
-                await self._noting(action, job, memory)
+                await self._create(action, job, memory)
             case PatchWorkerGroup():
-                what = f"patch RayCluster {action.cluster}"
                 path = paths.single("RayCluster", job.namespace, action.cluster)
-                patched = await _noted(what, memory, self._kube.json_patch(path, action.json_patch()))
-                memory.stored = ray_cluster_of(patched)
+                memory.stored = ray_cluster_of(await self._kube.json_patch(path, action.json_patch()))
             case DeleteRayCluster():
-                what = f"delete RayCluster {action.name}"
-                path = paths.single("RayCluster", job.namespace, action.name)
-                await _noted(what, memory, self._kube.delete(path, action.uid))
+                await self._kube.delete(paths.single("RayCluster", job.namespace, action.name), action.uid)
                 memory.deleted = action.uid
             case SubmitRayJob():
                 await self._heads.submit(_reachable(head), action.submission_id, action.entrypoint)
@@ -143,12 +139,10 @@ class Applier:
         }
         await self._kube.create(paths.collection("Event", job.namespace), body)
 
-    async def _noting(self, action: CreateChild, job: JobObservation, memory: Memory) -> None:
+    async def _create(self, action: CreateChild, job: JobObservation, memory: Memory) -> None:
         kind, name = action.manifest["kind"], action.manifest["metadata"]["name"]
         body, token = _with_token(action)
-        created = await _noted(
-            f"create {kind} {name}", memory, self._kube.create(paths.collection(kind, job.namespace), body)
-        )
+        created = await self._kube.create(paths.collection(kind, job.namespace), body)
         if created is not None:
             memory.token = token or memory.token
         there = created or await self._kube.get(paths.single(kind, job.namespace, name))
@@ -163,20 +157,6 @@ class Applier:
             memory.children.pop((kind, name), None)
         else:
             memory.children[(kind, name)] = child
-
-
-async def _noted(what: str, memory: Memory, request: Any) -> Any:
-    """Await a request, and keep the API server's refusal for the status until the same request succeeds."""
-    try:
-        answer = await request
-    except ForbiddenError as error:
-        memory.forbidden[what] = str(error)
-        raise
-    except RejectedError as error:
-        memory.rejected[what] = str(error)
-        raise
-    memory.allowed(what)
-    return answer
 
 
 def _with_token(action: CreateChild) -> tuple[Object, str | None]:

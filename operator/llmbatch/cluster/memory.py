@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from llmbatch.api.capacity import Capacity
 from llmbatch.api.progress import Progress
+from llmbatch.core.job.plan import Action
 from llmbatch.core.job.roster import Roster
-from llmbatch.core.job.snapshot import ChildObservation, RayClusterObservation
+from llmbatch.core.job.snapshot import ChildObservation, ClusterFacts, RayClusterObservation
+from llmbatch.errors import ApiServerError, ForbiddenError, LLMBatchError, RejectedError
+
+
+class Refusal(NamedTuple):
+    """An action that the API server did not carry out."""
+
+    action: Action
+    """The action."""
+    error: LLMBatchError
+    """Why: a ForbiddenError, RejectedError or ApiServerError."""
+    since: float
+    """Since when actions end like this, Unix seconds."""
 
 
 @dataclass(slots=True)
@@ -25,9 +39,9 @@ class Memory:
     secrets_read_at: float | None = None
     """When they were last looked for, Unix seconds."""
     forbidden: dict[str, str] = field(default_factory=dict)
-    """By what was asked, the message of a 403, until it succeeds."""
-    rejected: dict[str, str] = field(default_factory=dict)
-    """By what was asked, the message of a 422, until it succeeds."""
+    """By what was to be read, the message of a 403, until the same question is answered."""
+    refused: Refusal | None = None
+    """What ended the last actions, until all of a pass are carried out."""
     roster: Roster = field(default_factory=Roster)
     """The workers that the last pass saw, and those that went unseen."""
     cluster_made: bool = False
@@ -66,7 +80,25 @@ class Memory:
         # Of one object, the greater resourceVersion is the later one (KEP-5504).
         return max(watched, self.stored, key=lambda seen: int(seen.resource_version))
 
-    def allowed(self, what: str) -> None:
-        """Note that a request succeeded."""
-        self.forbidden.pop(what, None)
-        self.rejected.pop(what, None)
+    def refuse(self, action: Action, error: LLMBatchError, now: float) -> bool:
+        """Keep what the API server did not carry out; return whether that is the same action as last time."""
+        before = self.refused
+        lasts = before is not None and type(before.error) is type(error)
+        self.refused = Refusal(action, error, before.since if before is not None and lasts else now)
+        return before is not None and before.action == action
+
+    def facts(self, *, kuberay_installed: bool) -> ClusterFacts:
+        """Return what a Snapshot tells of the Kubernetes cluster."""
+        unserved = self._refused_with(ApiServerError)
+        return ClusterFacts(
+            kuberay_installed=kuberay_installed,
+            forbidden=tuple(sorted((*self.forbidden.values(), *self._refused_with(ForbiddenError)))),
+            rejected=self._refused_with(RejectedError),
+            unserved=unserved,
+            unserved_since=self.refused.since if self.refused is not None and unserved else None,
+            missing_secrets=self.missing_secrets,
+        )
+
+    def _refused_with(self, kind: type[LLMBatchError]) -> tuple[str, ...]:
+        refused = self.refused
+        return (str(refused.error),) if refused is not None and isinstance(refused.error, kind) else ()

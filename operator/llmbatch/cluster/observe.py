@@ -25,7 +25,6 @@ from llmbatch.core.job.running import BLOCKED_SECONDS
 from llmbatch.core.job.snapshot import (
     HEAD_GROUP,
     ChildObservation,
-    ClusterFacts,
     JobObservation,
     NodeObservation,
     Notice,
@@ -108,12 +107,7 @@ class Observer:
             await self._look_for_children(job, memory, cluster is not None, now)
             await self._look_for_secrets(job, job.spec, memory, now)
         ray, runtime = await self._ask_head(snapshot, memory)
-        facts = ClusterFacts(
-            kuberay_installed=await self._kuberay_installed(memory),
-            forbidden=tuple(sorted(memory.forbidden.values())),
-            rejected=tuple(sorted(memory.rejected.values())),
-            missing_secrets=memory.missing_secrets,
-        )
+        facts = memory.facts(kuberay_installed=await self._kuberay_installed(memory))
         update = {"children": tuple(memory.children.values()), "ray": ray, "runtime": runtime, "facts": facts}
         return snapshot.model_copy(update=update)
 
@@ -282,7 +276,7 @@ async def _unless_forbidden(what: str, question: Awaitable[Answer], memory: Memo
     except ForbiddenError as error:
         memory.forbidden[what] = str(error)
         return None
-    memory.allowed(what)
+    memory.forbidden.pop(what, None)
     return answer
 
 

@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from llmbatch.api.base import KIND
 from llmbatch.cluster import paths
@@ -21,13 +21,23 @@ from llmbatch.controller.metrics import JobFigures, Metrics, Recovery
 from llmbatch.controller.watch import JobKey
 from llmbatch.core.job.decide import decide
 from llmbatch.core.job.plan import Action, Plan, SendCapacity, StopRayJob, SubmitRayJob
+from llmbatch.core.job.running import BLOCKED_SECONDS
 from llmbatch.core.job.snapshot import JobObservation, Snapshot
-from llmbatch.errors import ForbiddenError, HeadError, LLMBatchError, RejectedError, StaleError, TransientError
+from llmbatch.errors import (
+    ApiServerError,
+    ForbiddenError,
+    HeadError,
+    LLMBatchError,
+    RejectedError,
+    StaleError,
+    TransientError,
+)
 
 logger = logging.getLogger(__name__)
 
 REFUSED_SECONDS = 1.0
-"""A refusal by the API server is in the status after this long: the pass that met it could not know."""
+"""A refusal by the API server is in the status after this long: the pass that met it could not know. After that it is
+tried again as often as a job is looked at that waits for something."""
 STALE_SECONDS, LONGEST_STALE_SECONDS = 0.2, 10.0
 """A plan that met a changed object is made anew after this long, doubled for each one that meets one again."""
 HEAD_SECONDS = 2.0
@@ -49,6 +59,15 @@ class Tools:
     ) -> None:
         self.kube, self.observer, self.applier, self.metrics = kube, observer, applier, metrics
         self.snapshots = snapshots
+
+
+class Halt(NamedTuple):
+    """What ended the actions of a pass."""
+
+    action: Action
+    """The one that was not carried out."""
+    error: LLMBatchError
+    """Why."""
 
 
 class JobRunner:
@@ -150,14 +169,19 @@ class JobRunner:
         if (wait := self._burst_left(untold=self._notice(plan))) > 0:
             await self._act([action for action in plan.actions if isinstance(action, SendCapacity)], snapshot)
             return wait
-        soon = await self._act(plan.actions, snapshot)
+        soon, halt = await self._act(plan.actions, snapshot)
+        waits = [soon, plan.requeue_after, None if halt is None else self._halted(halt, snapshot.now)]
+        if halt is None and self._memory.refused is not None:
+            # The status of this plan may tell of the refusal.
+            self._memory.refused = None
+            return 0.0
         if plan.status != job.status:
             await self._write(job, body, plan)
         preempted = tools.metrics.count_preemptions(job.status, plan.status, snapshot)
         self._time_recovery(figures, preempted=preempted)
-        if soon is None:
-            return plan.requeue_after
-        return soon if plan.requeue_after is None else min(soon, plan.requeue_after)
+        if halt is not None and isinstance(halt.error, ApiServerError):
+            raise halt.error
+        return min((wait for wait in waits if wait is not None), default=None)
 
     def _job_of(self, body: Mapping[str, Any]) -> JobObservation:
         """Return the job as it is read; most passes see the one that the pass before saw."""
@@ -165,14 +189,17 @@ class JobRunner:
             self._read = body, job_of(body)
         return self._read[1]
 
-    async def _act(self, actions: Sequence[Action], snapshot: Snapshot) -> float | None:
-        """Carry out the actions up to the first that fails; return how soon to look again if one did.
+    async def _act(self, actions: Sequence[Action], snapshot: Snapshot) -> tuple[float | None, Halt | None]:
+        """Carry out the actions up to the first that the API server does not.
 
         A head that does not answer holds up only what is for the head. The status does not depend on any of it: it
         says what was observed and what is intended.
+
+        Returns:
+            How soon to look again if a head says so, and what ended the actions if something did.
         """
         if not actions:
-            return None
+            return None, None
         head = await self._tools.observer.head_of(snapshot, self._memory)
         soon: float | None = None
         for action in actions:
@@ -180,12 +207,9 @@ class JobRunner:
                 continue
             try:
                 answer = await self._tools.applier.act(action, snapshot.job, self._memory, head)
-            except (ForbiddenError, RejectedError) as error:
-                logger.warning("%s: %s refused: %s", _name(self.key), action.action, error)
-                return REFUSED_SECONDS
-            except StaleError as error:
-                logger.info("%s: %s: %s", _name(self.key), action.action, error)
-                return self._after_stale()
+            except (ForbiddenError, RejectedError, StaleError, ApiServerError) as error:
+                logger.log(_level(error), "%s: %s: %s", _name(self.key), action.action, error)
+                return soon, Halt(action, error)
             except HeadError as error:
                 logger.info("%s: %s: %s", _name(self.key), action.action, error)
                 self._tools.metrics.errors.labels(type(error).__name__).inc()
@@ -196,7 +220,14 @@ class JobRunner:
                 self._delivered(action)
                 if answer is not None and answer.state in ("paused", "complete", "failed"):
                     soon = 0.0
-        return soon
+        return soon, None
+
+    def _halted(self, halt: Halt, now: float) -> float:
+        """Keep what the API server did not carry out for the next snapshot; return how soon to look again."""
+        if isinstance(halt.error, StaleError):
+            return self._after_stale()
+        told = self._memory.refuse(halt.action, halt.error, now)
+        return BLOCKED_SECONDS if told else REFUSED_SECONDS
 
     def _delivered(self, sent: SendCapacity) -> None:
         """Measure, for each worker that the runtime hears of for the first time, how long that took."""
@@ -307,6 +338,11 @@ async def _wait(event: asyncio.Event, seconds: float) -> None:
 def _version(body: Mapping[str, Any]) -> int:
     """Return an object's resourceVersion as a number: of one kind, the greater one is the later (KEP-5504)."""
     return int(body["metadata"]["resourceVersion"])
+
+
+def _level(error: LLMBatchError) -> int:
+    """Return how loud an error of one action is in the log: what a later pass mends by itself is not."""
+    return logging.INFO if isinstance(error, TransientError) else logging.WARNING
 
 
 def _name(key: JobKey) -> str:

@@ -12,11 +12,14 @@ import pytest
 from controllerkit import NOW, UID, cluster, job, running_snapshot, running_status
 from llmbatch.api.base import API_VERSION, KIND
 from llmbatch.api.job import LLMBatchJobStatus
+from llmbatch.cluster.memory import Memory
 from llmbatch.controller.jobs import Jobs
 from llmbatch.controller.metrics import Metrics
 from llmbatch.controller.runner import (
     BURST_SECONDS,
+    FIRST_RETRY_SECONDS,
     HEAD_SECONDS,
+    LONGEST_RETRY_SECONDS,
     LONGEST_STALE_SECONDS,
     REFUSED_SECONDS,
     STALE_SECONDS,
@@ -24,7 +27,10 @@ from llmbatch.controller.runner import (
     Tools,
 )
 from llmbatch.controller.watch import JobKey
+from llmbatch.core.job.running import BLOCKED_SECONDS
 from llmbatch.core.job.snapshot import JobObservation, NodeObservation, Notice, Snapshot, WorkerGroupObservation
+from llmbatch.core.job.stall import UNSERVED_SECONDS
+from llmbatch.core.job.times import rfc3339
 from llmbatch.errors import (
     ApiServerError,
     ForbiddenError,
@@ -68,9 +74,17 @@ class Fakes:
         self._call("get")
         return self.body() if self.uid else None
 
-    async def observe(self, seen: JobObservation, *_: Any) -> Snapshot:
+    async def observe(self, seen: JobObservation, memory: Memory, _: float) -> Snapshot:
         self._call("observe")
-        return self.snapshot.model_copy(update={"job": seen})
+        return self.snapshot.model_copy(update={"job": seen, "facts": memory.facts(kuberay_installed=True)})
+
+    def pass_time(self, seconds: float) -> None:
+        self.snapshot = self.snapshot.model_copy(update={"now": self.snapshot.now + seconds})
+
+    def stalled(self) -> tuple[str, str, str]:
+        """Return status, reason and message of the stored condition."""
+        found = next((item for item in self.status.conditions if item.type == "Stalled"), None)
+        return ("", "", "") if found is None else (found.status, found.reason, found.message)
 
     async def head_of(self, *_: Any) -> None:
         return None
@@ -113,6 +127,12 @@ def running_job() -> Fakes:
     return Fakes(running_snapshot())
 
 
+def resized_job() -> Fakes:
+    """A job that runs and whose spot workers are too few."""
+    groups = (WorkerGroupObservation(name="spot", index=0, replicas=1), *cluster().groups[1:])
+    return Fakes(running_snapshot(cluster=cluster(groups=groups)))
+
+
 @pytest.mark.parametrize(
     ("error", "soon"),
     [
@@ -129,6 +149,92 @@ def test_an_action_refused_ends_the_actions_and_not_the_status(error: LLMBatchEr
     assert fakes.calls[-1] in ("write_status", "emit")
 
 
+@pytest.mark.parametrize(("error", "reason"), [(ForbiddenError, "Forbidden"), (RejectedError, "Rejected")])
+def test_an_action_that_stays_refused_is_tried_as_often_as_a_job_that_waits_is_looked_at(
+    error: type[LLMBatchError], reason: str
+):
+    fakes = new_job()
+    # Some policies name the request, so that no two refusals are the same.
+    fakes.fails = {"CreateChild": [error(f"at most 4 GPUs, request {number}") for number in range(4)]}
+    made = runner(fakes)
+    assert [one_pass(fakes, made) for _ in range(4)] == [REFUSED_SECONDS, *[BLOCKED_SECONDS] * 3]
+    assert fakes.calls.count("CreateChild") == 4
+    assert fakes.stalled() == ("True", reason, "at most 4 GPUs, request 2")
+
+
+def test_a_refusal_holds_no_more_once_its_action_passes():
+    fakes = new_job()
+    fakes.fails = {"CreateChild": [RejectedError("at most 4 GPUs")] * 2}
+    made = runner(fakes)
+    for _ in range(4):
+        one_pass(fakes, made)
+    assert fakes.stalled()[:2] == ("False", "Moving")
+
+
+def test_a_refusal_holds_no_more_once_its_action_is_not_wanted():
+    fakes = resized_job()
+    fakes.fails = {"PatchWorkerGroup": [RejectedError("at most 2 workers")] * 2}
+    made = runner(fakes)
+    for _ in range(2):
+        one_pass(fakes, made)
+    assert fakes.stalled() == ("True", "Rejected", "at most 2 workers")
+    fakes.snapshot = running_snapshot()
+    for _ in range(2):
+        one_pass(fakes, made)
+    assert fakes.stalled()[:2] == ("False", "Moving")
+
+
+WEBHOOK = ApiServerError('POST /apis/ray.io/v1: 500: Internal error occurred: failed calling webhook "m.kb.io"')
+
+
+def test_a_write_that_the_api_server_cannot_do_does_not_hold_up_the_status():
+    fakes = resized_job()
+    noticed = NodeObservation(name="node-of-w0", notice=Notice(kind="reclaim", source="test", lead_seconds=120))
+    fakes.snapshot = fakes.snapshot.model_copy(update={"nodes": (noticed,)})
+    fakes.fails = {"PatchWorkerGroup": [WEBHOOK]}
+    made = runner(fakes)
+    made._burst_ends = 0.0
+    wait = one_pass(fakes, made)
+    assert wait is not None
+    assert wait <= FIRST_RETRY_SECONDS
+    assert fakes.calls.count("PatchWorkerGroup") == 1
+    assert fakes.status.preemptions is not None
+    assert fakes.status.preemptions.counted == {"w0": rfc3339(NOW)}
+
+
+def test_a_write_that_the_api_server_cannot_do_is_tried_less_and_less_and_told_if_it_lasts():
+    fakes = new_job()
+    fakes.fails = {"CreateChild": [WEBHOOK] * 9}
+    made = runner(fakes)
+    for number in range(9):
+        wait = one_pass(fakes, made)
+        longest = min(FIRST_RETRY_SECONDS * 2.0**number, LONGEST_RETRY_SECONDS)
+        assert wait is not None
+        assert longest / 2 <= wait <= longest
+        lasted = fakes.snapshot.now - NOW >= UNSERVED_SECONDS
+        assert fakes.stalled() == (("True", "ApiServerError", str(WEBHOOK)) if lasted else ("", "", ""))
+        fakes.pass_time(wait)
+    assert fakes.calls.count("CreateChild") == 9
+    assert fakes.stalled()[0] == "True"
+    for _ in range(2):
+        one_pass(fakes, made)
+    assert fakes.stalled()[1] != "ApiServerError"
+
+
+def test_an_api_server_that_was_away_makes_no_job_stall_when_it_is_back():
+    fakes = new_job()
+    fakes.fails = {"CreateChild": [ApiServerError("503")] * 5, "write_status": [ApiServerError("503")] * 5}
+    made = runner(fakes)
+    for _ in range(5):
+        one_pass(fakes, made)
+        fakes.pass_time(UNSERVED_SECONDS)
+    assert fakes.version == 7
+    for _ in range(2):
+        one_pass(fakes, made)
+    assert fakes.version == 8
+    assert fakes.stalled() == ("", "", "")
+
+
 def test_a_head_that_does_not_answer_is_asked_again_soon():
     fakes = running_job()
     fakes.fails = {"SendCapacity": [HeadError("silent")]}
@@ -136,9 +242,7 @@ def test_a_head_that_does_not_answer_is_asked_again_soon():
 
 
 def test_a_silent_head_does_not_hold_up_the_workers():
-    fakes = running_job()
-    groups = (WorkerGroupObservation(name="spot", index=0, replicas=1), *cluster().groups[1:])
-    fakes.snapshot = fakes.snapshot.model_copy(update={"cluster": cluster(groups=groups)})
+    fakes = resized_job()
     fakes.fails = {"SendCapacity": [HeadError("silent")]}
     assert one_pass(fakes) == HEAD_SECONDS
     assert fakes.calls[:3] == ["observe", "SendCapacity", "PatchWorkerGroup"]

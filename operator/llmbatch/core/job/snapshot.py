@@ -201,7 +201,11 @@ class ClusterFacts(Document):
     forbidden: tuple[str, ...] = ()
     """Messages of requests for this job that the API server refused with 403, until they succeed."""
     rejected: tuple[str, ...] = ()
-    """Messages of children that the API server refused as invalid (422), until they are accepted."""
+    """Messages of writes that the API server refused as invalid (422), until they are accepted."""
+    unserved: tuple[str, ...] = ()
+    """Messages of writes that the API server could not carry out, until it can."""
+    unserved_since: float | None = None
+    """Since when it cannot."""
     missing_secrets: tuple[str, ...] = ()
     """Secrets named by the spec that do not exist."""
 

@@ -22,6 +22,8 @@ from llmbatch.core.job.times import since
 
 UNSCHEDULABLE_SECONDS = 5.0
 """A pod that no node takes is a stall after this long: the scheduler's first look takes less."""
+UNSERVED_SECONDS = 5.0
+"""Writes that the API server cannot carry out are a stall after this long: throttling and restarts take less."""
 SILENT_SECONDS = 60.0
 """A driver or a head that should answer and does not is a stall after this long."""
 UNPREPARED_SECONDS = 120.0
@@ -106,6 +108,15 @@ def _forbidden(snapshot: Snapshot) -> Stall | None:
 
 def _rejected(snapshot: Snapshot) -> Stall | None:
     return _first("Rejected", snapshot.facts.rejected)
+
+
+def _unserved(snapshot: Snapshot) -> Stall | None:
+    """Pass on what keeps writes from being done while the API server answers, such as a webhook that is away."""
+    since = snapshot.facts.unserved_since
+    if since is None or snapshot.now - since < UNSERVED_SECONDS:
+        return None
+    # A webhook that comes and goes is silent in one way after the other.
+    return next((Stall("ApiServerError", message, wavers=True) for message in snapshot.facts.unserved), None)
 
 
 def _missing_secret(snapshot: Snapshot) -> Stall | None:
@@ -197,6 +208,7 @@ CHECKS: tuple[Callable[[Snapshot], Stall | None], ...] = (
     _no_kuberay,
     _forbidden,
     _rejected,
+    _unserved,
     _missing_secret,
     _foreign_child,
     _cluster_failure,

@@ -160,6 +160,8 @@ FACTS = st.builds(
     kuberay_installed=st.booleans(),
     forbidden=st.sampled_from([(), ("no right to create rayclusters",)]),
     rejected=st.sampled_from([(), ("RayCluster is invalid",)]),
+    unserved=st.sampled_from([(), ("failed calling webhook",)]),
+    unserved_since=st.none() | st.floats(NOW - 100, NOW),
     missing_secrets=st.sampled_from([(), ("reader",)]),
 )
 NODES = st.lists(st.builds(NodeObservation, name=st.sampled_from(["a", "b"]), notice=NOTICES), max_size=2)

@@ -30,7 +30,7 @@ from llmbatch.core.job.snapshot import (
     RuntimeObservation,
     Snapshot,
 )
-from llmbatch.core.job.stall import UNSCHEDULABLE_SECONDS, Stall, scheduling_message, stall
+from llmbatch.core.job.stall import UNSCHEDULABLE_SECONDS, UNSERVED_SECONDS, Stall, scheduling_message, stall
 from llmbatch.core.job.times import rfc3339
 
 PENDING: dict[str, Any] = {"phase": "Pending", "ready": False, "node": None}
@@ -69,6 +69,11 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     "no KubeRay": ({"facts": ClusterFacts(kuberay_installed=False)}, "KubeRayMissing", "install KubeRay"),
     "no right": ({"facts": ClusterFacts(forbidden=("cannot create rayclusters",))}, "Forbidden", "cannot create"),
     "refused": ({"facts": ClusterFacts(rejected=("spec.x: Invalid",))}, "Rejected", "spec.x"),
+    "a webhook that is away": (
+        {"facts": ClusterFacts(unserved=("failed calling webhook",), unserved_since=NOW - UNSERVED_SECONDS)},
+        "ApiServerError",
+        "failed calling webhook",
+    ),
     "no Secret": (
         {"facts": ClusterFacts(missing_secrets=("b", "a")), "pods": PODS[:1]},
         "SecretMissing",
