@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from llmbatch.api.capacity import Capacity
 from llmbatch.api.job import LLMBatchJobSpec, Stage
 from llmbatch.api.progress import Drains
 from llmbatch.core.stages.allocate import allocate
+from llmbatch.core.stages.balance import staying
 from llmbatch.core.stages.bundle import task_rows
 from llmbatch.core.stages.model import (
     Allocation,
@@ -20,6 +21,7 @@ from llmbatch.core.stages.model import (
     NodeView,
     PoolView,
     ReplicaView,
+    Target,
 )
 from llmbatch.runtime.desired import Desired
 from llmbatch.runtime.pools.actors import Replica, StagePool
@@ -53,6 +55,14 @@ class Decision:
     """How workers on notice went."""
 
 
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Replicas that leave, so that a replica of the stage at a position finds its GPUs on one node."""
+
+    stage: int
+    leaving: frozenset[str]
+
+
 class Arbiter:
     """Sizes the stages' pools. `latest` is safe to call from another thread."""
 
@@ -75,6 +85,7 @@ class Arbiter:
         self._estimates = [StageEstimates(stage) for stage in spec.stages]
         self._pools: Sequence[StagePool] = ()
         self._next_tick = 0.0
+        self._move: Move | None = None
         self._spares = Spares(0.0 if most_starting is None else SHARED_PAUSE_SECONDS)
         self._drains = NodeErrand(drain)
         self._deaths = NodeErrand(declare_dead, DEATH_PAUSE_SECONDS)
@@ -127,8 +138,9 @@ class Arbiter:
         # In a pause nothing enters the chain, and the GPUs of its first stage are for what is in it.
         allowed = (views[0].closed(), *views[1:]) if capacity.pause else views
         allocation = allocate(allowed, seen, now, self._options)
+        self._move = self._unfinished_move(views, seen, allocation.targets)
+        self._retire(allocation)
         for pool, target in zip(self._pools, allocation.targets, strict=True):
-            pool.retire(target.retire)
             pool.cancel(target.retire)
         lost = lost_nodes(nodes, capacity)
         self._bury(lost)
@@ -177,15 +189,34 @@ class Arbiter:
         for index in missing_replicas(views, capacity, allocation.targets):
             if self._most_starting is not None and starting >= self._most_starting:
                 return
+            if self._takes_the_place(views, index):
+                continue
             if room.take(views[index]):
                 starting += 1
                 self._pools[index].grow(1, allocation.targets[index].explanation)
             elif moved := room.in_the_way(views[index], views):
-                self._move(moved, allocation)
+                self._move = Move(index, moved)
+                self._retire(allocation)
                 return
+            elif self._move is not None and self._move.stage == index and not self._move.leaving:
+                self._move = None
 
-    def _move(self, moved: frozenset[str], allocation: Allocation) -> None:
-        """Let replicas leave that another tick starts again elsewhere."""
+    def _unfinished_move(
+        self, views: Sequence[PoolView], capacity: CapacityView, targets: Sequence[Target]
+    ) -> Move | None:
+        """Return the move that goes on: whoever has work leaves late, and the place is still wanted."""
+        if self._move is None or self._move.stage not in missing_replicas(views, capacity, targets):
+            return None
+        there = {view.replicas[position].id for view in views for position in staying(view, capacity)}
+        return replace(self._move, leaving=self._move.leaving & there)
+
+    def _takes_the_place(self, views: Sequence[PoolView], index: int) -> bool:
+        """Tell whether a stage's replica could start where others make room for a larger one."""
+        return self._move is not None and 0 < views[index].gpus < views[self._move.stage].gpus
+
+    def _retire(self, allocation: Allocation) -> None:
+        """Let replicas leave: those that are not wanted, and those that another tick starts again elsewhere."""
+        moved = frozenset[str]() if self._move is None else self._move.leaving
         for pool, target in zip(self._pools, allocation.targets, strict=True):
             pool.retire(target.retire | moved)
 
