@@ -148,7 +148,7 @@ class StagePool:
         return list(self._load_seconds)
 
     def tasks_in_turn(self) -> int:
-        """Return how many tasks may be bound to a replica that does one after the other."""
+        """Return how many tasks may be bound to a replica for each of those it works on at a time."""
         pool = self._pool
         return max(1, int(pool.max_tasks_in_flight_per_actor()) // max(1, int(pool.max_actor_concurrency())))
 
@@ -281,9 +281,10 @@ class StagePool:
             started = self._submitted.get(actor)
             if started:
                 self._task_seconds.append(now - started.popleft())
-                if started:
-                    # The next one waited behind this one: its time in the replica begins now.
-                    started[0] = max(started[0], now)
+                at_once = max(1, int(pool.max_actor_concurrency()))
+                if len(started) >= at_once:
+                    # This one waited behind those in work and the one that ended: its time in the replica begins now.
+                    started[at_once - 1] = max(started[at_once - 1], now)
             on_completed(actor)
 
         pool.on_task_submitted, pool.on_task_completed = submitted, completed

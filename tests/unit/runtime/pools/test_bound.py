@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -15,6 +16,7 @@ from ray.data._internal.execution.operators.input_data_buffer import InputDataBu
 from ray.data.block import BlockMetadata
 
 import ray
+from llmbatch.runtime.pools import actors
 from llmbatch.runtime.pools.actors import StagePool
 
 # Ray Data copies its context field by field, the deprecated ones as well.
@@ -162,6 +164,23 @@ def test_what_was_put_together_goes_when_no_more_is_waited_for(stage: Stage) -> 
     assert metrics.obj_store_mem_internal_inqueue_blocks == 0
     stage.add_batches(1)
     assert metrics.num_tasks_running == 2
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3])
+def test_tasks_that_overlap_count_for_as_long_as_each_takes(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(actors, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    pool = stage.operator._actor_pool
+    monkeypatch.setattr(pool, "max_actor_concurrency", lambda: at_once)
+    for _ in range(at_once + 1):
+        pool.on_task_submitted(stage.first)
+    for turn in range(1, 10):
+        clock.now = 60.0 * (1 + (turn - 1) / at_once)
+        pool.on_task_completed(stage.first)
+        pool.on_task_submitted(stage.first)
+    assert stage.pool.task_seconds()[at_once:] == pytest.approx([60.0] * (9 - at_once))
 
 
 def test_nobody_keeps_a_released_actor_alive(stage: Stage) -> None:
