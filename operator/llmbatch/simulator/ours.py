@@ -50,6 +50,7 @@ class Allocated:
             min_replicas=1,
             max_replicas=1_000_000,
             gpus=stage.gpus,
+            cpus=0.0,
             service=Estimate(stage.service_seconds * stage.gpus / self._rows, 1),
             load_seconds=pool.load,
             batch_p95_seconds=Estimate(stage.service_seconds * (1 + JITTER), 1),

@@ -11,6 +11,7 @@ from llmbatch.core.stages.model import (
     Allocation,
     AllocationOptions,
     CapacityView,
+    NodeView,
     PoolView,
     ReplicaView,
     Target,
@@ -40,7 +41,7 @@ def allocate(pools: Sequence[PoolView], capacity: CapacityView, now: float, opti
         )
         for pool, need, count in zip(pools, needs, counts, strict=True)
     )
-    return Allocation(targets, useful_gpus(needs), _stall(pools, needs, room))
+    return Allocation(targets, useful_gpus(needs), _stall(pools, needs, capacity, room))
 
 
 def _counts(
@@ -110,16 +111,28 @@ def _explain(pool: PoolView, need: Demand, count: int, gpus: int, *, taking_turn
     return f"{share}: its share of the work ({measured})"
 
 
-def _stall(pools: Sequence[PoolView], needs: Sequence[Demand], room: Slots) -> str:
+def _stall(pools: Sequence[PoolView], needs: Sequence[Demand], capacity: CapacityView, room: Slots) -> str:
     """Return why a stage can never run here, or nothing can: the first reason found."""
     for pool, need in zip(pools, needs, strict=True):
-        if need.most and not room.copy().take(pool):
-            return f"stage {pool.stage} needs {_room_of_one(pool)}, and no node that stays has it"
+        if need.most and (lack := _lack(pool, capacity, room)):
+            return f"stage {pool.stage} needs {lack}, and no node that stays has it"
     return ""
 
 
-def _room_of_one(pool: PoolView) -> str:
+def _lack(pool: PoolView, capacity: CapacityView, room: Slots) -> str:
+    """Return what one replica finds nowhere; empty where it fits."""
+    fits = room.copy().take(pool)
+    has_cores = not pool.cpus or any(_suits(node, pool) for node in capacity.nodes)
+    if fits and has_cores:
+        return ""
     if not pool.gpus:
-        return f"{pool.cpus:g} CPUs"
+        return f"{pool.cpus:g} CPUs on one node"
     kind = f" {pool.accelerator}" if pool.accelerator else ""
-    return f"{pool.gpus}{kind} GPU{'s' if pool.gpus > 1 else ''} on one node"
+    gpus = f"{pool.gpus}{kind} GPU{'s' if pool.gpus > 1 else ''}"
+    return f"{gpus} and {pool.cpus:g} CPUs on one node" if fits else f"{gpus} on one node"
+
+
+def _suits(node: NodeView, pool: PoolView) -> bool:
+    """Tell whether a node has the cores for a replica, and is one that it may be on."""
+    right = not pool.gpus or (node.gpus >= pool.gpus and pool.accelerator in ("", node.accelerator))
+    return node.healthy and right and node.cpus >= pool.cpus

@@ -25,8 +25,8 @@ RESERVATION = AllocationOptions(policy="rayReservation")
 
 
 def pool(service: float, *, load: float = 30.0, **more: object) -> PoolView:
-    plain = PoolView("stage", 1, 1_000, Estimate(service, 1), Estimate(load, 1), Estimate(service, 1), batch_rows=16)
-    return replace(plain, **more)  # type: ignore[arg-type]
+    plain = PoolView("stage", 1, 1_000, Estimate(service, 1), Estimate(load, 1), Estimate(service, 1), cpus=0.0)
+    return replace(plain, batch_rows=16, **more)  # type: ignore[arg-type]
 
 
 def nodes(count: int, gpus: int = 1) -> CapacityView:
@@ -211,6 +211,27 @@ def test_a_gang_fits_one_node() -> None:
     assert counts(allocate([pool(1), wide], nodes(8, gpus=2), NOW, BALANCED))[1] == 0
     assert "4 GPUs on one node" in allocate([pool(1), wide], nodes(8, gpus=2), NOW, BALANCED).stall_reason
     assert counts(allocate([pool(1), wide], nodes(3, gpus=4), NOW, BALANCED))[1] >= 1
+
+
+@pytest.mark.parametrize(
+    ("gpus", "cpus", "reason"),
+    [
+        pytest.param(1, 8.0, "", id="it fits"),
+        pytest.param(1, 9.0, "1 H100 GPU and 9 CPUs on one node", id="cores of another node's"),
+        pytest.param(3, 9.0, "3 H100 GPUs on one node", id="neither"),
+        pytest.param(0, 32.0, "", id="no GPU"),
+        pytest.param(0, 33.0, "33 CPUs on one node", id="no GPU, cores of two nodes"),
+    ],
+)
+def test_a_replica_whose_cores_no_node_has_is_a_reason_to_stall(gpus: int, cpus: float, reason: str) -> None:
+    chain = [pool(1, gpus=gpus, cpus=cpus, accelerator="H100" if gpus else "")]
+    there = [
+        NodeView("n0", 2, 8.0, "H100"),
+        NodeView("n1", 2, 32.0, "T4"),
+        NodeView("n2", 2, 64.0, "H100", deadline=NOW + 60),
+    ]
+    stall = allocate(chain, CapacityView(there), NOW, BALANCED).stall_reason
+    assert stall == (f"stage stage needs {reason}, and no node that stays has it" if reason else "")
 
 
 def test_accelerators_are_kept_apart() -> None:
