@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from testbed import binaries
+from testbed.controlplane import end_with_parent
 
 TESTBED = Path(__file__).parent / "cluster"
 START_SECONDS = 300
@@ -44,6 +45,7 @@ def local_cluster(folder: Path, *options: str) -> Iterator[Path]:
             env={**os.environ, "PYTHONPATH": str(TESTBED)},
             stdout=log,
             stderr=log,
+            preexec_fn=end_with_parent,
         )
     try:
         yield _wait_until_ready(process, folder)

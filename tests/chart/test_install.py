@@ -97,9 +97,13 @@ def monitoring(cluster: Cluster) -> None:
     for name in ("servicemonitors", "prometheusrules"):
         file = binaries.prometheus_crds() / f"monitoring.coreos.com_{name}.yaml"
         cluster.kubectl("apply", "--server-side", "--filename", str(file))
-        cluster.kubectl(
-            "wait", "--for=condition=Established", "--timeout=3m", f"crd/{name}.monitoring.coreos.com"
-        )  # fmt: skip
+        # `kubectl wait` fails at once for an object that has no conditions yet.
+        cluster.wait(lambda crd=f"crd/{name}.monitoring.coreos.com": is_established(cluster.get(crd) or {}))
+
+
+def is_established(definition: dict[str, Any]) -> bool:
+    conditions = definition.get("status", {}).get("conditions") or ()
+    return any((item["type"], item["status"]) == ("Established", "True") for item in conditions)
 
 
 @pytest.mark.parametrize("values", CI_VALUES, ids=lambda path: path.stem)

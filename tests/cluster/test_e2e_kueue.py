@@ -28,7 +28,7 @@ PRIORITY = "kueue.x-k8s.io/priority-class"
 
 
 @pytest.fixture(scope="module")
-def kueue(kubeconfig: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def kueue(kubeconfig: Path, testbed_gateway: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Run Kueue for these tests, and return the kubeconfig. Its webhooks are gone afterwards: nobody answers them."""
     if why := Kueue.missing():
         pytest.skip(f"no Kueue: {why}")

@@ -18,12 +18,6 @@ from operatorkit import Kube, head, job, kube, kubelet, operating
 pytestmark = pytest.mark.cluster
 GITOPS = Path(__file__).parents[2] / "examples" / "gitops"
 ALL_ROWS = RowProgress(percentage=100.0, rows_total=10, rows_completed=10)
-DEFINITIONS = {
-    "github.com/argoproj/argo-cd/v3@v3.5.7": "manifests/crds",
-    "github.com/fluxcd/kustomize-controller@v1.9.6": "config/crd/bases",
-    "github.com/fluxcd/source-controller@v1.9.6": "config/crd/bases",
-}
-"""Module, and where in it its CustomResourceDefinitions are."""
 WITHOUT_DEFINITION = {"HelmRelease"}
 """The Go module proxy does not have helm-controller, only its types."""
 
@@ -93,10 +87,10 @@ def test_a_sync_of_a_finished_job_runs_nothing(kubeconfig: Path):
 
 
 @pytest.fixture(scope="module")
-def gitops_definitions(kubeconfig: Path) -> None:
-    """Install the CustomResourceDefinitions of Argo CD and Flux."""
+def gitops_definitions(kubeconfig: Path, testbed_gateway: str) -> None:
+    """Install the CustomResourceDefinitions of Argo CD and Flux, where no real ones can be."""
     with kube(kubeconfig) as api:
-        for module, place in DEFINITIONS.items():
+        for module, place in binaries.GITOPS_DEFINITIONS.items():
             for file in sorted((binaries.module(module) / place).glob("*.yaml")):
                 definition = yaml.safe_load(file.read_text())
                 if definition["kind"] == "CustomResourceDefinition":

@@ -104,8 +104,9 @@ def test_a_pause_finishes_what_is_in_flight_and_a_resume_does_the_rest(chain: Pa
     assert (last["result"]["state"], last["progress"]["state"]) == ("stopped", "paused")
     paused, end = seen.after[0], last["progress"]
     assert len(commits(tmp_path / "out")) * SHARD == end["rows"]["rowsCompleted"] == begun(end)
-    # What came between the look at it and the arbiter's next one is all that was begun after the pause.
-    assert begun(seen.after[2]) == begun(end) < len(IDS)
+    # Nothing is begun once the arbiter holds the first stage; figures may be older than its decision by one step.
+    held = next(index for index, progress in enumerate(seen.after) if progress["pools"][0]["target"] == 0)
+    assert begun(seen.after[held + 1]) == begun(end) < len(IDS)
     assert begun(paused) <= begun(end)
     assert paused["rows"]["rowsCompleted"] < end["rows"]["rowsCompleted"]
     assert end["pools"][0]["ready"] == end["pools"][0]["inFlightRows"] == 0

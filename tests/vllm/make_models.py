@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,7 +33,9 @@ def make_models(folder: Path) -> None:
     makers = {"chat": make_chat, "judge": make_judge, "reranker": make_reranker, "minilm": link_minilm}
     for name, make in makers.items():
         if not (folder / name).exists():
-            make(folder / name)
+            with tempfile.TemporaryDirectory(dir=folder) as part:  # a model that is half written is none
+                make(Path(part, name))
+                Path(part, name).replace(folder / name)
 
 
 def texts() -> Iterator[str]:

