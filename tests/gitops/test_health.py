@@ -94,7 +94,7 @@ STORIES = {
         lambda: World(rows=5000, spot_nodes=1).run(until="Degraded"),
         "Progressing", "Insufficient", "InProgress", "Current",
     ),
-    "without a worker": Story(starved, "Degraded", "Insufficient", "InProgress", "Failed"),
+    "without a worker": Story(starved, "Progressing", "Insufficient", "InProgress", "Failed"),
     "without its secret": Story(without_secret, "Degraded", "SecretMissing", "InProgress", "Failed"),
     "suspending": Story(suspending, "Progressing", "DriverRunning", "InProgress", "Current"),
     "suspended": Story(
