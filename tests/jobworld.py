@@ -12,7 +12,7 @@ from typing import Any
 from controllerkit import NOW, SETTINGS, UID, spec
 from llmbatch.api.job import LLMBatchJobSpec, LLMBatchJobStatus, RowProgress
 from llmbatch.api.progress import Progress, RunState
-from llmbatch.core.job.children.names import QUEUE_LABEL
+from llmbatch.core.job.children.names import PODS_FROM_ANNOTATION, QUEUE_LABEL
 from llmbatch.core.job.decide import decide
 from llmbatch.core.job.plan import (
     Action,
@@ -82,6 +82,8 @@ class World:
     facts: ClusterFacts = field(default_factory=ClusterFacts)
     committed: float = 0.0
     spot_nodes: int = 100
+    missing_images: set[str] = field(default_factory=set)
+    """Images that no registry has."""
     fails_with: list[str] = field(default_factory=list)
     drain_seconds: float = 0.0
     """What a driver that is asked to pause needs for what is in flight."""
@@ -95,6 +97,7 @@ class World:
     status_writes: int = 0
     pauses: int = 0
     resizes: int = 0
+    _image: str = ""
     _serial: int = 0
     _seen_before: Snapshot | None = None
 
@@ -243,7 +246,10 @@ class World:
     # -- how it answers --------------------------------------------------------------------------
 
     def _ready(self, pod: Pod) -> bool:
-        return self.now - pod.created_at >= START_SECONDS
+        return self._pulled() and self.now - pod.created_at >= START_SECONDS
+
+    def _pulled(self) -> bool:
+        return self._image not in self.missing_images
 
     def works(self, pod: Pod) -> bool:
         """Tell whether a pod has a node and is ready."""
@@ -266,6 +272,7 @@ class World:
             gpus=0 if pod.group == "head" else 1,
             terminating=pod.gone_at is not None and self.now >= pod.gone_at - GRACE_SECONDS,
             unschedulable="" if placed else "0/5 nodes are available: 5 Insufficient nvidia.com/gpu.",
+            waiting_reason="ImagePullBackOff" if placed and not self._pulled() else "",
             notice=pod.notice,
         )
 
@@ -341,6 +348,8 @@ class World:
         if self.cluster is not None:
             return
         self._serial += 1
+        head = action.manifest["spec"]["headGroupSpec"]["template"]["spec"]
+        self._image = head["containers"][0]["image"]
         groups = tuple(
             WorkerGroupObservation(name=group["groupName"], index=index, replicas=group["replicas"])
             for index, group in enumerate(action.manifest["spec"]["workerGroupSpecs"])
@@ -352,6 +361,7 @@ class World:
             groups=groups,
             suspended=bool(action.manifest["spec"].get("suspend")),
             queue=action.manifest["metadata"]["labels"].get(QUEUE_LABEL, ""),
+            pods_from=action.manifest["metadata"]["annotations"][PODS_FROM_ANNOTATION],
         )
 
     def _resize(self, action: PatchWorkerGroup) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,6 +68,24 @@ def test_a_restart_creates_and_deletes_nothing(kubeconfig: Path):
             api.wait(lambda: operator.metrics.passes._sum.get() > 0)
             assert operator.writes == 0
             assert children(api) == before
+
+
+def test_a_cluster_whose_pods_cannot_come_is_made_anew_once_the_job_is_mended(kubeconfig: Path):
+    with kube(kubeconfig) as api:
+        api.create(job())
+        with operating(api):
+            api.wait(lambda: api.condition("summarise", "Stalled")[1] == "Unschedulable")
+            before = api.get("RayCluster", "summarise")["metadata"]["uid"]
+            api.patch(KIND, "summarise", {"spec": {"capacity": {"onDemand": {"nodeSelector": {"pool": "mended"}}}}})
+
+            api.wait(lambda: {pod["spec"]["nodeSelector"].get("pool") for pod in heads(api)} == {"mended"})
+            assert api.get("RayCluster", "summarise")["metadata"]["uid"] != before
+            api.wait(lambda: api.condition("summarise", "Stalled")[:2] == ("True", "Unschedulable"))
+            assert api.job("summarise")["status"]["attempt"] == 1
+
+
+def heads(api: Kube) -> list[dict[str, Any]]:
+    return [pod for pod in api.items("Pod") if pod["metadata"]["labels"].get("ray.io/node-type") == "head"]
 
 
 def test_no_log_and_no_status_holds_the_token(kubeconfig: Path, caplog: pytest.LogCaptureFixture):

@@ -9,7 +9,13 @@ from pydantic import ValidationError
 
 from llmbatch.api.base import KIND
 from llmbatch.api.job import LLMBatchJobSpec, LLMBatchJobStatus
-from llmbatch.core.job.children.names import CAPACITY_LABEL, QUEUE_LABEL, RAY_CLUSTER_LABEL, RAY_NODE_TYPE_LABEL
+from llmbatch.core.job.children.names import (
+    CAPACITY_LABEL,
+    PODS_FROM_ANNOTATION,
+    QUEUE_LABEL,
+    RAY_CLUSTER_LABEL,
+    RAY_NODE_TYPE_LABEL,
+)
 from llmbatch.core.job.children.overlay import RAY_CONTAINER
 from llmbatch.core.job.snapshot import (
     HEAD_GROUP,
@@ -91,6 +97,7 @@ def ray_cluster_of(body: Body) -> RayClusterObservation:
         deleting="deletionTimestamp" in metadata,
         suspended=bool(spec.get("suspend")) or conditions.get("RayClusterSuspended", {}).get("status") == "True",
         queue=(metadata.get("labels") or {}).get(QUEUE_LABEL, ""),
+        pods_from=(metadata.get("annotations") or {}).get(PODS_FROM_ANNOTATION, ""),
         created_at=unix(metadata.get("creationTimestamp")) or 0.0,
         head_ready=conditions.get("HeadPodReady", {}).get("status") == "True",
         failure=text,

@@ -106,6 +106,11 @@ def test_a_cluster_keeps_its_groups_in_order_and_who_was_told_to_go():
     )
 
 
+def test_a_cluster_tells_what_its_pods_were_made_from():
+    made = ray_cluster_of({"metadata": meta("summarise", annotations={"llmbatch.dev/pods-from": "0a1b2c3d"})})
+    assert (made.pods_from, ray_cluster_of({"metadata": meta("summarise")}).pods_from) == ("0a1b2c3d", "")
+
+
 @pytest.mark.parametrize(
     ("owner", "owned", "goes"),
     [

@@ -7,9 +7,11 @@ from typing import Any
 from llmbatch.api.capacity import Capacity, DoomedWorker
 from llmbatch.api.job import CapacityStatus, LLMBatchJobSpec
 from llmbatch.core.job.children import build_children, build_support
+from llmbatch.core.job.children.cluster import pods_fingerprint
 from llmbatch.core.job.children.names import submission_id
 from llmbatch.core.job.children.pods import CONTROL_PORT, RUN_SPEC_FOLDER, RUN_SPEC_KEY, TOKEN_KEY
 from llmbatch.core.job.draft import Draft
+from llmbatch.core.job.ending import delete_cluster
 from llmbatch.core.job.facts import (
     Worker,
     head_pod,
@@ -24,7 +26,7 @@ from llmbatch.core.job.phase import HEAD_NOT_READY, HEAD_READY, QUEUED
 from llmbatch.core.job.plan import CreateChild, PatchWorkerGroup, SendCapacity, StopRayJob, SubmitRayJob
 from llmbatch.core.job.sizing import Sizing, size_workers
 from llmbatch.core.job.snapshot import Snapshot
-from llmbatch.core.job.stall import cluster_trouble, pod_trouble, ripens_in, stall
+from llmbatch.core.job.stall import BROKEN, Stall, cluster_trouble, pod_trouble, ripens_in, stall
 from llmbatch.core.job.times import rfc3339, unix
 from llmbatch.errors import SpecError
 
@@ -38,11 +40,18 @@ DEGRADED_SECONDS = 60.0
 """A worker that is wanted and not there is a lack after this long; one that cannot come, as soon as that is known."""
 BLOCKING = frozenset({"KubeRayMissing", "SecretMissing", "NameTaken"})
 """Stalls before which nothing is created. A RayCluster that is there goes on."""
+MENDABLE = BROKEN | {"ImageUnavailable", "Unschedulable", "RayClusterFailed", HEAD_NOT_READY}
+"""Stalls that other pods may end: of another image, overlay or node selector."""
+CHANGED = "The job was changed since its RayCluster was made: suspend and resume it to apply that"
 
 
 def run(draft: Draft, spec: LLMBatchJobSpec) -> None:
     """Do what the written-down attempt needs next."""
     held_up = stall(draft.snapshot)
+    outdated = held_up is not None and held_up.reason in MENDABLE and _outdated(draft.snapshot, spec)
+    made_anew = outdated and _untouched(draft.snapshot)
+    if held_up is not None and outdated and not made_anew:
+        held_up = Stall(held_up.reason, CHANGED if held_up.wavers else f"{held_up.message}. {CHANGED}")
     if held_up is None:
         draft.clear("Stalled", "Moving", "Nothing holds the job up")
     else:
@@ -53,6 +62,10 @@ def run(draft: Draft, spec: LLMBatchJobSpec) -> None:
     stands = cluster is not None and cluster.owned and draft.snapshot.facts.kuberay_installed
     if held_up is not None and held_up.reason in BLOCKING and not stands:
         draft.again_in(BLOCKED_SECONDS)
+        return
+    if made_anew:
+        draft.because("its pods were changed before any of them worked: the RayCluster is made anew")
+        delete_cluster(draft)
         return
     sizing = size_workers(draft.snapshot, spec)
     _set_capacity(draft, sizing)
@@ -72,6 +85,21 @@ def expect(draft: Draft, spec: LLMBatchJobSpec) -> None:
     """Say how many workers the first attempt will ask for, in the write that announces it."""
     wanted = {"workers_wanted": size_workers(draft.snapshot, spec).wanted}
     draft.update(capacity=(draft.field("capacity") or CapacityStatus()).model_copy(update=wanted))
+
+
+def _outdated(snapshot: Snapshot, spec: LLMBatchJobSpec) -> bool:
+    """Tell whether the pods of the RayCluster are of other fields than the job has by now."""
+    cluster = snapshot.cluster
+    if cluster is None or not cluster.owned or cluster.deleting:
+        return False
+    return cluster.pods_from not in ("", pods_fingerprint(spec))
+
+
+def _untouched(snapshot: Snapshot) -> bool:
+    """Tell whether nothing is lost with the RayCluster: no driver of this attempt began, and no worker is ready."""
+    if snapshot.job.status.attempt_started_at is not None or present_job(snapshot) or other_live_jobs(snapshot):
+        return False
+    return not any(worker.pod.ready for worker in workers(snapshot))
 
 
 def _look_again(draft: Draft) -> float:

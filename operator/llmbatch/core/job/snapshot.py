@@ -135,6 +135,8 @@ class RayClusterObservation(Document):
     """Whether its spec or its conditions say suspended (Kueue does that)."""
     queue: str = ""
     """The Kueue queue that admits it: its label, which Kueue's defaulting may have set."""
+    pods_from: str = ""
+    """Stands for the job's fields that its pods were made from; blank: an earlier version of the operator made it."""
     created_at: float = 0.0
     """When it was created."""
     head_ready: bool = False

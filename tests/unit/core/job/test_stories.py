@@ -201,6 +201,42 @@ def test_a_node_that_is_cordoned_and_left_so_is_given_back_and_counts_once():
     assert (world.status.attempt, world.status.interruptions, world.status.failures) == (1, 0, 0)
 
 
+def test_a_mistyped_image_is_mended_by_mending_the_job():
+    typo = spec(image="registry.example/typo:1")
+    world = World(spec=typo, missing_images={"registry.example/typo:1"}).run(until="Stalled").run(passes=20)
+    assert condition(world, "Stalled").reason == "ImageUnavailable"
+    world.change(image="registry.example/right:1")
+    world.run(until="Complete")
+    assert (world.status.attempt, world.status.interruptions, world.status.failures) == (1, 0, 0)
+    assert world.status.preemptions is None
+
+
+def test_what_else_is_changed_of_a_job_that_is_held_up_leaves_its_cluster_alone():
+    typo = spec(image="registry.example/typo:1")
+    world = World(spec=typo, missing_images={"registry.example/typo:1"}).run(until="Stalled")
+    before = world.cluster.uid
+    world.change(activeDeadlineSeconds=10**6)
+    world.run(passes=20)
+    assert world.cluster.uid == before
+
+
+def test_a_job_whose_driver_began_says_how_a_change_is_applied():
+    """The head and what the driver read are kept: only the user knows whether the change is worth them."""
+    world = World(spot_nodes=0, spec=spec(capacity={"spot": {"max": 2, "nodeSelector": {"pool": "typo"}}}))
+    world.run(until="Running").run(until="Stalled")
+    before = world.cluster.uid
+    world.change(capacity={"spot": {"max": 2, "nodeSelector": {"pool": "right"}}})
+    world.run(passes=20)
+    stalled = condition(world, "Stalled")
+    assert (stalled.reason, world.cluster.uid) == ("Unschedulable", before)
+    assert "suspend and resume" in stalled.message
+    world.change(suspend=True)
+    world.run(until="Suspended")
+    world.spot_nodes = 100
+    world.change(suspend=False)
+    world.run(until="Complete")
+
+
 def test_spot_that_does_not_come_is_said_in_seconds():
     world = World(spot_nodes=0, spec=spec(capacity={"spot": {"max": 2}}))
     started = world.now

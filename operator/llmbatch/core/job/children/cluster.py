@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,9 +10,11 @@ from llmbatch.api.job import LLMBatchJobSpec
 from llmbatch.core.job.children.names import (
     CAPACITY_LABEL,
     KUEUE_LABELS,
+    PODS_FROM_ANNOTATION,
     QUEUE_LABEL,
     child_name,
     cluster_name,
+    fingerprint,
     labels,
     owner_reference,
 )
@@ -54,6 +57,7 @@ def build_ray_cluster(
             "name": cluster_name(job.name),
             "namespace": job.namespace,
             "labels": labels(job.name, "cluster") | for_kueue,
+            "annotations": {PODS_FROM_ANNOTATION: pods_fingerprint(spec)},
             "ownerReferences": [owner_reference(job.name, job.uid)],
         },
         "spec": {
@@ -80,3 +84,21 @@ def build_ray_cluster(
             ],
         },
     }
+
+
+def pods_fingerprint(spec: LLMBatchJobSpec) -> str:
+    """Return what stands for the fields of a job that shape its pods and that may change.
+
+    The operator's settings are none of them: an upgrade replaces no RayCluster. What is left out stands for nothing,
+    so neither does a field that a later version adds.
+    """
+    spot, on_demand = spec.capacity.spot, spec.capacity.on_demand
+    fields = {
+        "image": spec.image,
+        "podOverlay": spec.pod_overlay,
+        "spotNodeSelector": spot.node_selector,
+        "spotTolerations": spot.tolerations,
+        "onDemandNodeSelector": on_demand.node_selector,
+        "onDemandTolerations": on_demand.tolerations,
+    }
+    return fingerprint(json.dumps({name: value for name, value in fields.items() if value}, sort_keys=True))

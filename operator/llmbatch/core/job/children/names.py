@@ -12,6 +12,7 @@ CAPACITY_LABEL = f"{GROUP}/capacity"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 KUEUE_LABELS = (QUEUE_LABEL, "kueue.x-k8s.io/priority-class", "kueue.x-k8s.io/max-exec-time-seconds")
 """What Kueue reads on a RayCluster, and so is passed on from the job."""
+PODS_FROM_ANNOTATION = f"{GROUP}/pods-from"
 RAY_CLUSTER_LABEL = "ray.io/cluster"
 RAY_NODE_TYPE_LABEL = "ray.io/node-type"
 FINGERPRINT = 8
