@@ -171,10 +171,15 @@ class JobRunner:
             return wait
         soon, halt = await self._act(plan.actions, snapshot)
         waits = [soon, plan.requeue_after, None if halt is None else self._halted(halt, snapshot.now)]
+        another = plan.status.attempt != job.status.attempt
+        if halt is not None and another:
+            # It begins once what is left of the last one is gone: after that nothing would ask for it.
+            raise halt.error
         if halt is None and self._memory.refused is not None:
-            # The status of this plan may tell of the refusal.
             self._memory.refused = None
-            return 0.0
+            if not another:
+                # The status of this plan may tell of the refusal.
+                return 0.0
         if plan.status != job.status:
             await self._write(job, body, plan)
         preempted = tools.metrics.count_preemptions(job.status, plan.status, snapshot)

@@ -28,7 +28,15 @@ from llmbatch.controller.runner import (
 )
 from llmbatch.controller.watch import JobKey
 from llmbatch.core.job.running import BLOCKED_SECONDS
-from llmbatch.core.job.snapshot import JobObservation, NodeObservation, Notice, Snapshot, WorkerGroupObservation
+from llmbatch.core.job.snapshot import (
+    JobObservation,
+    NodeObservation,
+    Notice,
+    RayApiObservation,
+    RuntimeObservation,
+    Snapshot,
+    WorkerGroupObservation,
+)
 from llmbatch.core.job.stall import UNSERVED_SECONDS
 from llmbatch.core.job.times import rfc3339
 from llmbatch.errors import (
@@ -182,6 +190,37 @@ def test_a_refusal_holds_no_more_once_its_action_is_not_wanted():
     for _ in range(2):
         one_pass(fakes, made)
     assert fakes.stalled()[:2] == ("False", "Moving")
+
+
+def hung(snapshot: Snapshot) -> Snapshot:
+    """Return what is seen of a job whose head has not answered for long."""
+    pods = tuple(pod.model_copy(update={"created_at": NOW - 5000}) for pod in snapshot.pods)
+    silent = {"ray": RayApiObservation(unreachable_since=NOW - 700), "runtime": RuntimeObservation(), "pods": pods}
+    return snapshot.model_copy(update=silent)
+
+
+@pytest.mark.parametrize("error", [ApiServerError("500: no"), ForbiddenError("no")])
+def test_no_other_attempt_begins_before_a_hung_head_is_deleted(error: LLMBatchError):
+    fakes = Fakes(hung(running_snapshot()))
+    fakes.fails = {"DeleteRayCluster": [error]}
+    made = runner(fakes)
+    one_pass(fakes, made)
+    assert (fakes.status.attempt, fakes.status.failures) == (1, 0)
+    one_pass(fakes, made)
+    assert fakes.calls.count("DeleteRayCluster") == 2
+    assert (fakes.status.attempt, fakes.status.failures) == (2, 1)
+
+
+def test_a_hung_head_is_a_failure_also_while_another_write_is_refused():
+    fakes = resized_job()
+    fakes.fails = {"PatchWorkerGroup": [RejectedError("at most 2 workers")] * 2}
+    made = runner(fakes)
+    for _ in range(2):
+        one_pass(fakes, made)
+    fakes.snapshot = hung(fakes.snapshot)
+    one_pass(fakes, made)
+    assert fakes.calls.count("DeleteRayCluster") == 1
+    assert (fakes.status.attempt, fakes.status.failures, fakes.status.interruptions) == (2, 1, 0)
 
 
 WEBHOOK = ApiServerError('POST /apis/ray.io/v1: 500: Internal error occurred: failed calling webhook "m.kb.io"')

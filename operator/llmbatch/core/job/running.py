@@ -26,7 +26,7 @@ from llmbatch.core.job.phase import HEAD_NOT_READY, HEAD_READY, QUEUED
 from llmbatch.core.job.plan import CreateChild, PatchWorkerGroup, SendCapacity, StopRayJob, SubmitRayJob
 from llmbatch.core.job.sizing import Sizing, size_workers
 from llmbatch.core.job.snapshot import Snapshot
-from llmbatch.core.job.stall import BROKEN, Stall, cluster_trouble, pod_trouble, ripens_in, stall
+from llmbatch.core.job.stall import BROKEN, Stall, cluster_trouble, pod_trouble, pods_stall, ripens_in, stall
 from llmbatch.core.job.times import rfc3339, unix
 from llmbatch.errors import SpecError
 
@@ -48,9 +48,11 @@ CHANGED = "The job was changed since its RayCluster was made: suspend and resume
 def run(draft: Draft, spec: LLMBatchJobSpec) -> None:
     """Do what the written-down attempt needs next."""
     held_up = stall(draft.snapshot)
-    outdated = held_up is not None and held_up.reason in MENDABLE and _outdated(draft.snapshot, spec)
+    # Not the first thing that holds the job up: that may be a refusal of the very deletion.
+    pods = pods_stall(draft.snapshot)
+    outdated = pods is not None and pods.reason in MENDABLE and _outdated(draft.snapshot, spec)
     made_anew = outdated and _untouched(draft.snapshot)
-    if held_up is not None and outdated and not made_anew:
+    if held_up is not None and held_up == pods and outdated and not made_anew:
         held_up = Stall(held_up.reason, CHANGED if held_up.wavers else f"{held_up.message}. {CHANGED}")
     if held_up is None:
         draft.clear("Stalled", "Moving", "Nothing holds the job up")
@@ -98,6 +100,8 @@ def _outdated(snapshot: Snapshot, spec: LLMBatchJobSpec) -> bool:
 def _untouched(snapshot: Snapshot) -> bool:
     """Tell whether nothing is lost with the RayCluster: no driver of this attempt began, and no worker is ready."""
     if snapshot.job.status.attempt_started_at is not None or present_job(snapshot) or other_live_jobs(snapshot):
+        return False
+    if head_ready(snapshot) and not snapshot.ray.reachable:
         return False
     return not any(worker.pod.ready for worker in workers(snapshot))
 

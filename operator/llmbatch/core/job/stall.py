@@ -63,7 +63,16 @@ class Stall(NamedTuple):
 
 def stall(snapshot: Snapshot) -> Stall | None:
     """Return the first thing that holds the job up, if any."""
-    return next((found for check in CHECKS if (found := check(snapshot)) is not None), None)
+    return _first_of(CHECKS, snapshot)
+
+
+def pods_stall(snapshot: Snapshot) -> Stall | None:
+    """Return what keeps the pods of the RayCluster from working, whatever else holds the job up."""
+    return _first_of(POD_CHECKS, snapshot)
+
+
+def _first_of(checks: Iterable[Callable[[Snapshot], Stall | None]], snapshot: Snapshot) -> Stall | None:
+    return next((found for check in checks if (found := check(snapshot)) is not None), None)
 
 
 def scheduling_message(message: str) -> str:
@@ -204,6 +213,7 @@ def _first(reason: str, messages: Iterable[str]) -> Stall | None:
     return next((Stall(reason, message) for message in sorted(messages)), None)
 
 
+POD_CHECKS = (_cluster_failure, _head, _lost_head, _slow_head, _workers)
 CHECKS: tuple[Callable[[Snapshot], Stall | None], ...] = (
     _no_kuberay,
     _forbidden,
@@ -211,11 +221,7 @@ CHECKS: tuple[Callable[[Snapshot], Stall | None], ...] = (
     _unserved,
     _missing_secret,
     _foreign_child,
-    _cluster_failure,
-    _head,
-    _lost_head,
-    _slow_head,
-    _workers,
+    *POD_CHECKS,
     _silent_head,
     _silent_driver,
     _no_progress,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from llmbatch.core.job.children.cluster import pods_fingerprint
 from llmbatch.core.job.decide import decide
 from llmbatch.core.job.phase import HEAD_NOT_READY
 from llmbatch.core.job.plan import DeleteRayCluster
-from llmbatch.core.job.snapshot import RayApiObservation, RuntimeObservation, Snapshot
+from llmbatch.core.job.snapshot import ClusterFacts, RayApiObservation, RuntimeObservation, Snapshot
 
 PENDING: dict[str, Any] = {"phase": "Pending", "ready": False}
 NO_IMAGE = pod("head", "head", **PENDING, waiting_reason="ImagePullBackOff")
@@ -69,6 +70,13 @@ def test_a_cluster_of_which_a_policy_allows_no_pod_is_made_anew():
     assert made_anew(changed(cluster=changed().cluster.model_copy(update={"failure": failure}), pods=()))
 
 
+def test_a_deletion_that_is_refused_is_told_and_still_wanted():
+    refused = changed(facts=ClusterFacts(rejected=("a policy keeps RayClusters",)))
+    assert made_anew(refused)
+    [stalled] = [item for item in decide(refused).status.conditions if item.type == "Stalled"]
+    assert (stalled.status, stalled.reason) == ("True", "Rejected")
+
+
 @pytest.mark.parametrize(
     "fields",
     [
@@ -83,6 +91,10 @@ def test_a_cluster_of_which_a_policy_allows_no_pod_is_made_anew():
             "pods": (pod("head", "head"), pod("w0", **PENDING, waiting_reason="ImagePullBackOff")),
             "ray": RayApiObservation(reachable=True, jobs=(ray_job("PENDING"),)),
         },
+        {
+            "pods": (pod("head", "head"), pod("w0", **PENDING, waiting_reason="ImagePullBackOff")),
+            "ray": RayApiObservation(unreachable_since=NOW - 1),
+        },
     ],
     ids=[
         "made by an earlier version",
@@ -93,6 +105,7 @@ def test_a_cluster_of_which_a_policy_allows_no_pod_is_made_anew():
         "a driver began",
         "a worker is there",
         "a driver begins",
+        "a driver may begin: the head does not say",
     ],
 )
 def test_any_other_cluster_is_left_alone(fields: dict[str, Any]):
@@ -115,6 +128,11 @@ def test_each_field_that_shapes_the_pods_counts_and_no_other_does():
     assert len({pods_fingerprint(plain), *stand_for.values()}) == len(CHANGES) + 1
     others = spec(capacity={"spot": {"max": 9}, "onDemand": {"max": 9}}, suspend=True, activeDeadlineSeconds=60)
     assert pods_fingerprint(others) == pods_fingerprint(plain)
+
+
+def test_a_date_that_yaml_made_of_a_value_is_taken():
+    dated = {"spec": {"containers": [{"name": "ray", "env": [{"name": "SINCE", "value": date(2026, 1, 1)}]}]}}
+    assert pods_fingerprint(spec(podOverlay=dated)) != pods_fingerprint(spec())
 
 
 def test_an_upgrade_of_the_operator_replaces_no_cluster():

@@ -101,4 +101,5 @@ def pods_fingerprint(spec: LLMBatchJobSpec) -> str:
         "onDemandNodeSelector": on_demand.node_selector,
         "onDemandTolerations": on_demand.tolerations,
     }
-    return fingerprint(json.dumps({name: value for name, value in fields.items() if value}, sort_keys=True))
+    given = {name: value for name, value in fields.items() if value}
+    return fingerprint(json.dumps(given, sort_keys=True, default=str))  # YAML may hold a date
