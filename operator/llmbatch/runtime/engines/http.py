@@ -113,7 +113,7 @@ class Http:
             raise EndpointError(f"endpoint.url: {str(self._client.base_url)!r}: no answer: {errors[LOST].message}")
         for code in REFUSED:
             if code in errors and not self._accepted:
-                raise self._refused(code.removeprefix("Http"))
+                raise self._refused(code.removeprefix("Http"), errors[code].message)
         return answers
 
     def close(self) -> None:
@@ -146,8 +146,9 @@ class Http:
             except ValidationError as error:
                 return RowError(self._stage.name, BAD_ANSWER, _first_problem(error))
 
-    def _refused(self, status: str) -> SpecError:
-        return SpecError.of("endpoint.url", str(self._client.base_url), f"answered {status}: check key and model")
+    def _refused(self, status: str, said: str = "") -> SpecError:
+        advice = f"answered {status}: check key and model" + (f"; it said: {said}" if said else "")
+        return SpecError.of("endpoint.url", str(self._client.base_url), advice)
 
     def _without_key(self, said: str) -> str:
         # A server may quote it, and so may a client that cannot send it.

@@ -211,8 +211,16 @@ class Arbiter:
         return replace(self._move, leaving=self._move.leaving & there)
 
     def _takes_the_place(self, views: Sequence[PoolView], index: int) -> bool:
-        """Tell whether a stage's replica could start where others make room for a larger one."""
-        return self._move is not None and 0 < views[index].gpus < views[self._move.stage].gpus
+        """Tell whether a stage's replica could start where others make room for a larger one.
+
+        A stage without any replica is not held up by them: they may have minutes of work left.
+        """
+        if self._move is None:
+            return False
+        stage, larger = views[index], views[self._move.stage]
+        apart = bool(stage.accelerator and larger.accelerator) and stage.accelerator != larger.accelerator
+        starved = bool(self._move.leaving) and not stage.replicas
+        return 0 < stage.gpus < larger.gpus and not apart and not starved
 
     def _retire(self, allocation: Allocation) -> None:
         """Let replicas leave: those that are not wanted, and those that another tick starts again elsewhere."""

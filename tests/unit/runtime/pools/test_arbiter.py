@@ -74,21 +74,26 @@ class Pool:
 
 
 class World:
-    """Two nodes, a stage of small replicas and one of a gang that fills a node."""
+    """Two nodes, a stage of small replicas and one of a gang that fills a node; maybe a stage before them."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, small: Pool, smalls: int, gpus: int) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, small: Pool, smalls: int, gpus: int, first: Pool | None = None
+    ) -> None:
+        chain = [_stage("small", 1, smalls), _stage("gang", gpus, 1)]
         spec = LLMBatchJobSpec.model_validate(
             {
                 "input": {"uri": "in", "format": "jsonl"},
                 "output": {"uri": "out"},
-                "stages": [_stage("small", 1, smalls), _stage("gang", gpus, 1)],
+                "stages": chain if first is None else [_stage("first", 1, 1), *chain],
             }
         )
         self.small, self.gang = small, Pool(100.0)
         self.nodes = [_node("n0", gpus), _node("n1", gpus)]
         monkeypatch.setattr(arbiter, "live_nodes", lambda: self.nodes)
         self.arbiter = Arbiter(spec, "balanced", Desired())
-        monkeypatch.setattr(self.arbiter, "_pools", (self.small, self.gang))
+        pools = (self.small, self.gang) if first is None else (first, self.small, self.gang)
+        monkeypatch.setattr(self.arbiter, "_pools", pools)
+        monkeypatch.setattr(self.arbiter, "_tend_spares", lambda nodes: None)  # they are Ray's actors
 
     def tick(self) -> None:
         self.arbiter._tick(NOW)
@@ -143,3 +148,14 @@ def test_a_replica_serves_on_where_its_place_is_not_wanted_any_more(monkeypatch:
     world.gang.nodes = {"gang": "n2"}
     world.tick()
     assert world.small.retiring == frozenset()
+
+
+def test_a_stage_without_a_replica_does_not_wait_for_the_room_of_a_gang(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Pool(10.0, only="n2")
+    world = World(monkeypatch, Pool(100.0, a="n0", b="n1"), smalls=2, gpus=2, first=first)
+    world.nodes += [_node("n2", 1), _node("n3", 1)]
+    world.tick()
+    assert world.small.retiring == {"a"}
+    del world.nodes[2], first.nodes["only"]
+    world.tick()
+    assert (first.started, world.small.retiring) == (1, {"a"})
