@@ -22,6 +22,7 @@ import numpy as np
 import yaml
 
 import overhead
+import resume
 
 SHARD_ROWS = 10_000
 
@@ -35,24 +36,19 @@ def most_megabytes(folder: Path, rows: int, *, trust: bool) -> tuple[float, floa
         document = yaml.safe_load(path.read_text())
         document["spec"]["input"]["uniqueIds"] = "trust"
         path.write_text(yaml.safe_dump(document))
-    anonymous = high_water = 0
+    anonymous = high_water = 0.0
     last: dict[str, Any] = {}
     env = os.environ | {"RAY_worker_niceness": "0"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env) as process:
         assert process.stdout is not None
         for line in process.stdout:
             last = json.loads(line)
-            status = Path(f"/proc/{process.pid}/status").read_text()
-            anonymous = max(anonymous, _kilobytes(status, "RssAnon"))
-            high_water = _kilobytes(status, "VmHWM")
+            anonymous = max(anonymous, resume.megabytes(process.pid, "RssAnon"))
+            high_water = resume.megabytes(process.pid, "VmHWM")
     done = last["progress"]["rows"]["rowsCompleted"]
     if process.returncode != 0 or done != rows:
         raise SystemExit(f"{done} of {rows} rows, exit code {process.returncode}")
-    return anonymous / 1024, high_water / 1024, last["progress"]["elapsedSeconds"]
-
-
-def _kilobytes(status: str, name: str) -> int:
-    return int(status.partition(f"{name}:")[2].split()[0])
+    return anonymous, high_water, last["progress"]["elapsedSeconds"]
 
 
 def main() -> None:

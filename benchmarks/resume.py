@@ -118,7 +118,7 @@ def seconds_to_first_row(folder: Path, output: Path, committed: int) -> tuple[fl
             assert process.stdout is not None
             for line in process.stdout:
                 if json.loads(line)["progress"]["shardsCommitted"] > committed or new_part(output, before):
-                    return time.monotonic() - started, peak_megabytes(process.pid)
+                    return time.monotonic() - started, megabytes(process.pid, "VmHWM")
         finally:
             sessions.end(process.pid)
     raise SystemExit("the run ended without a new row")
@@ -128,9 +128,10 @@ def new_part(output: Path, before: set[str]) -> bool:
     return any(path.name not in before for path in output.glob("data/*/*"))
 
 
-def peak_megabytes(pid: int) -> float:
+def megabytes(pid: int, what: str) -> float:
+    """Return a figure of a process's memory, such as VmHWM, its high-water mark."""
     status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+    return int(status.partition(f"{what}:")[2].split()[0]) / 1024
 
 
 def main() -> None:

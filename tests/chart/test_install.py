@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from testbed import binaries
+from testbed.controlplane import is_established
 from testbed.faults import MARKET
 
 from chartkit import CHART, CI_VALUES, NAMESPACE, Cluster, complaints, helm, render
@@ -99,11 +100,6 @@ def monitoring(cluster: Cluster) -> None:
         cluster.kubectl("apply", "--server-side", "--filename", str(file))
         # `kubectl wait` fails at once for an object that has no conditions yet.
         cluster.wait(lambda crd=f"crd/{name}.monitoring.coreos.com": is_established(cluster.get(crd) or {}))
-
-
-def is_established(definition: dict[str, Any]) -> bool:
-    conditions = definition.get("status", {}).get("conditions") or ()
-    return any((item["type"], item["status"]) == ("Established", "True") for item in conditions)
 
 
 @pytest.mark.parametrize("values", CI_VALUES, ids=lambda path: path.stem)

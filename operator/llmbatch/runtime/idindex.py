@@ -95,14 +95,13 @@ class IdIndex:
         return np.unique(np.concatenate(repeated))
 
     def _append(self, run: Hashes) -> None:
-        if len(run):
-            self._runs.append(_merged_on_disk([run]))
-        while len(self._runs) > 1 and self._should_merge():
-            self._runs[-2:] = [_merged_on_disk(self._runs[-2:])]
-
-    def _should_merge(self) -> bool:
-        before, last = len(self._runs[-2]), len(self._runs[-1])
-        return before <= 2 * last and before + last <= LARGEST_RUN
+        if not len(run):
+            return
+        merging, rows = [run], len(run)
+        while self._runs and len(self._runs[-1]) <= min(2 * rows, LARGEST_RUN - rows):
+            merging.append(self._runs.pop())
+            rows += len(merging[-1])
+        self._runs.append(_merged_on_disk(merging))
 
 
 def _merged_on_disk(runs: list[Hashes]) -> Hashes:

@@ -15,7 +15,7 @@ import yaml
 from llmbatch.api.crd import custom_resource_definition
 from llmbatch.cluster.client import KubeClient
 from testbed import binaries
-from testbed.controlplane import ControlPlane
+from testbed.controlplane import ControlPlane, is_established
 from testbed.faults import MARKET, Faults
 from testbed.kubelet import MARK, Kubelets
 from testbed.network import Network
@@ -163,9 +163,7 @@ async def _install(client: KubeClient, *, own: bool) -> None:
 
 async def _established(client: KubeClient, path: str) -> None:
     while True:
-        found = await client.get(path) or {}
-        conditions = (found.get("status") or {}).get("conditions") or ()
-        if any(item["type"] == "Established" and item["status"] == "True" for item in conditions):
+        if is_established(await client.get(path) or {}):
             return
         await asyncio.sleep(0.1)
 

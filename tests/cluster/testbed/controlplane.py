@@ -15,6 +15,7 @@ import time
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -194,6 +195,12 @@ class ControlPlane:
                     preexec_fn=end_with_parent,
                 )
             )
+
+
+def is_established(definition: dict[str, Any]) -> bool:
+    """Tell whether the API server serves the kind of a CustomResourceDefinition."""
+    conditions = (definition.get("status") or {}).get("conditions") or ()
+    return any((item["type"], item["status"]) == ("Established", "True") for item in conditions)
 
 
 def end_with_parent() -> None:

@@ -28,7 +28,7 @@ NAMING_SECONDS = 3.0
 """A worker that terminates is named while it lasts this much longer: a name takes that long to reach a busy KubeRay."""
 
 LINGERING_SECONDS = 300.0
-"""A worker that was asked to leave is named after this long: a drain has evicted it by then, and its batches ended."""
+"""A worker that was asked to leave is named after this long: drains have evicted it, and most batches have ended."""
 
 
 class GroupSize(NamedTuple):

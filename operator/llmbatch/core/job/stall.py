@@ -121,8 +121,7 @@ def _rejected(snapshot: Snapshot) -> Stall | None:
 
 def _unserved(snapshot: Snapshot) -> Stall | None:
     """Pass on what keeps writes from being done while the API server answers, such as a webhook that is away."""
-    since = snapshot.facts.unserved_since
-    if since is None or snapshot.now - since < UNSERVED_SECONDS:
+    if not _past(snapshot.facts.unserved_since, UNSERVED_SECONDS, snapshot.now):
         return None
     # A webhook that comes and goes is silent in one way after the other.
     return next((Stall("ApiServerError", message, wavers=True) for message in snapshot.facts.unserved), None)

@@ -134,5 +134,5 @@ def _lack(pool: PoolView, capacity: CapacityView, room: Slots) -> str:
 
 def _suits(node: NodeView, pool: PoolView) -> bool:
     """Tell whether a node has the cores for a replica, and is one that it may be on."""
-    right = not pool.gpus or (node.gpus >= pool.gpus and pool.accelerator in ("", node.accelerator))
+    right = not pool.gpus or (node.gpus >= pool.gpus and pool.may_use(node.accelerator))
     return node.healthy and right and node.cpus >= pool.cpus

@@ -63,6 +63,10 @@ class PoolView:
     upstream_done: bool = False
     done: bool = False
 
+    def may_use(self, accelerator: str) -> bool:
+        """Tell whether a replica may be on a node with this type of accelerator."""
+        return self.accelerator in ("", accelerator)
+
     def closed(self) -> PoolView:
         """Return the stage as one that gets no more rows: what waits for it stays where it is."""
         return replace(self, queued_rows=0, upstream_done=True, done=True)

@@ -56,9 +56,7 @@ class Slots:
     def _take_gpus(self, pool: PoolView, wanted: int) -> int:
         """Take room on nodes that are equally full: on as many whole ones as are needed, or on a part of one."""
         fits = [
-            (free, accelerator)
-            for accelerator, free in self._nodes
-            if free >= pool.gpus and pool.accelerator in ("", accelerator)
+            (free, accelerator) for accelerator, free in self._nodes if free >= pool.gpus and pool.may_use(accelerator)
         ]
         if not fits:
             return 0

@@ -54,7 +54,7 @@ class Room:
 
     def _move(self, node: str, wanted: PoolView, pools: Sequence[PoolView]) -> tuple[int, frozenset[str]] | None:
         """Return the rows in work and the ids of the replicas that would make room on a node; None if none would."""
-        if wanted.accelerator not in ("", self._accelerators[node]) or wanted.gpus > self._left:
+        if not wanted.may_use(self._accelerators[node]) or wanted.gpus > self._left:
             return None
         smaller = [
             (replica, pool)
@@ -87,7 +87,7 @@ class Room:
         fits = [
             (gpus, node)
             for node, gpus in free.items()
-            if gpus >= pool.gpus > 0 and pool.accelerator in ("", self._accelerators[node])
+            if gpus >= pool.gpus > 0 and pool.may_use(self._accelerators[node])
         ]
         return min(fits)[1] if fits else None
 
